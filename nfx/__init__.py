@@ -1,0 +1,48 @@
+"""Normalizer-free convolutional networks as compilable pytrees.
+
+Everything is loaded when first used, so that `import nfx` costs nothing and initialises no
+backend.
+"""
+
+import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from nfx import (
+        analysis as analysis,
+        augment as augment,
+        checkpoint as checkpoint,
+        data as data,
+        models as models,
+        nn as nn,
+        optim as optim,
+        recipes as recipes,
+        sharding as sharding,
+        train as train,
+        weights as weights,
+    )
+    from nfx._units import unit_axes as unit_axes
+    from nfx.models import create_model as create_model, list_models as list_models
+
+
+__version__ = _version("nfx")
+
+_PACKAGES = frozenset({
+    "analysis", "augment", "checkpoint", "data", "models", "nn", "optim", "recipes", "sharding",
+    "train", "weights",
+})  # fmt: skip
+_NAMES = {"create_model": "nfx.models", "list_models": "nfx.models", "unit_axes": "nfx._units"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"nfx.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'nfx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PACKAGES, *_NAMES})

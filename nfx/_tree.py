@@ -1,0 +1,50 @@
+"""Leaf paths: the one name a parameter has everywhere in nfx."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+
+def leaf_path(key_path: tuple[Any, ...]) -> str:
+    """Renders a JAX key path as `"stages/0/blocks/1/conv0/weight"`."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def map_with_path(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Maps `fn(path, leaf, *rest_leaves)` over the leaves of `tree`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda key_path, *leaves: fn(leaf_path(key_path), *leaves), tree, *rest
+    )
+
+
+def leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """Returns the leaves of `tree` by path, in the order of `jax.tree.leaves`."""
+    return {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def path_matches(path: str, patterns: str | Sequence[str]) -> bool:
+    """Whether a pattern matches `path`, or a suffix of it that starts at a component.
+
+    `"head/weight"` matches `"head/weight"` and `"opt_state/0/trace/head/weight"`, and not
+    `"overhead/weight"`: one table serves parameters and whatever mirrors them.
+
+    Args:
+        path: A leaf path.
+        patterns: A regular expression, or several of which one must match.
+    """
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
+    return any(re.search(rf"(?:^|/)(?:{pattern})$", path) for pattern in patterns)
+
+
+def mask_by_path(tree: PyTree, patterns: str | Sequence[str]) -> PyTree[bool]:
+    """Returns a tree of booleans: which leaves of `tree` match one of `patterns`."""
+    return map_with_path(lambda path, _: path_matches(path, patterns), tree)
+
+
+def parameter_count(tree: PyTree) -> int:
+    """Counts the numbers held by the leaves of `tree`, which may be abstract."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

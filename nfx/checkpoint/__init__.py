@@ -1,0 +1,7 @@
+"""Checkpoints: atomic, asynchronous, verified."""
+
+from nfx.checkpoint._digest import leaf_digests as leaf_digests, tree_digest as tree_digest
+from nfx.checkpoint._store import (
+    CheckpointError as CheckpointError,
+    CheckpointStore as CheckpointStore,
+)

@@ -1,0 +1,82 @@
+"""The `nfx` command: a table of subcommands, each loaded only when it is called."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class _Command(NamedTuple):
+    module: str
+    summary: str
+
+
+_COMMANDS = {
+    "train": _Command("nfx.cli._train", "train a network, on the images nfx carries or your own"),
+    "evaluate": _Command("nfx.cli._evaluate", "evaluate a run on its test images, or on others"),
+}
+
+# What to install when a subcommand's imports fail.
+_EXTRA = "pip install 'nfx[all]'"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit code.
+
+    Errors that are the user's to mend are printed as a paragraph, without a traceback, unless
+    the environment variable `NFX_TRACEBACK` is set.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        from nfx import __version__
+
+        print(__version__)
+        return 0
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        print(f"nfx: there is no command {name!r}.\n\n{_help()}", file=sys.stderr)
+        return 2
+    return _run(name, rest)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    try:
+        return importlib.import_module(_COMMANDS[name].module).main(arguments)
+    except KeyboardInterrupt:
+        print("\nnfx: interrupted. Checkpoints are kept; --resume continues.", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "nfx" or "NFX_TRACEBACK" in os.environ:
+            raise
+        print(f"nfx: `nfx {name}` needs {error.name}: {_EXTRA}", file=sys.stderr)
+    except Exception as error:
+        if not _is_expected(error) or "NFX_TRACEBACK" in os.environ:
+            raise
+        print(f"nfx: error: {error}", file=sys.stderr)
+    return 1
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error says what the user can do, so that a traceback would only hide it."""
+    from nfx.checkpoint import CheckpointError
+    from nfx.train import RunDirectoryError, TrainingError
+
+    return isinstance(error, (ValueError, CheckpointError, RunDirectoryError, TrainingError))
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<10} {entry.summary}" for name, entry in _COMMANDS.items())
+    return f"""usage: nfx COMMAND [OPTIONS]
+
+Normalizer-free convolutional networks in JAX.
+
+commands:
+{commands}
+
+Start with:  nfx train                  (about two minutes on two cores, nothing to download)
+Then:        nfx train --data DIR       (DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg)
+Learn more:  nfx COMMAND --help"""

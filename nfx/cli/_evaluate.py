@@ -1,0 +1,40 @@
+"""`nfx evaluate`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from nfx.recipes import evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateCommand:
+    """Evaluate a run: its parameters as trained, and their average.
+
+    Attributes:
+        run: The run directory.
+        data: Another folder of images of the same classes to test with.
+        step: Step of the checkpoint; the latest by default.
+        json: Print JSON.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    data: str = ""
+    step: int | None = None
+    json: bool = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the arguments and evaluates."""
+    command = tyro.cli(EvaluateCommand, prog="nfx evaluate", args=arguments)
+    evaluation = evaluate(command.run, data=command.data, step=command.step)
+    if command.json:
+        print(json.dumps({name: part._asdict() for name, part in evaluation._asdict().items()}))
+        return 0
+    print(f"{evaluation.ema.count:,} images of the test set, each seen once:")
+    for label, part in (("averaged", evaluation.ema), ("raw", evaluation.raw)):
+        print(f"  {label} parameters:  accuracy {part.accuracy:.2%}  loss {part.loss:.4f}")
+    return 0

@@ -1,0 +1,128 @@
+"""Where labelled images come from. NumPy only."""
+
+import dataclasses
+from collections.abc import Sequence
+from importlib import resources
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Example(NamedTuple):
+    """One labelled image.
+
+    Attributes:
+        image: Pixels, uint8, shape `(height, width, channels)`.
+        label: Index into the source's `class_names`.
+    """
+
+    image: np.ndarray
+    label: int
+
+
+class Source(Protocol):
+    """Random access to labelled images, all of one shape."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes; labels index them."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, index: int) -> Example:
+        """The image at `index`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """Images held in memory.
+
+    Attributes:
+        images: uint8, shape `(n, height, width, channels)`.
+        labels: Integers from 0, shape `(n,)`.
+        class_names: One name a class.
+
+    Raises:
+        ValueError: If shapes or dtypes are not these, or a label has no class.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        """Checks shapes, dtype and labels."""
+        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise ValueError(
+                "Images must be uint8 of shape (n, height, width, channels); got "
+                f"{self.images.dtype} of shape {self.images.shape}."
+            )
+        if self.labels.shape != (len(self.images),):
+            raise ValueError(
+                f"{len(self.images)} images need labels of shape ({len(self.images)},); got "
+                f"{self.labels.shape}."
+            )
+        check_labels(self.labels, len(self.class_names))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        """The image at `index`."""
+        return Example(self.images[index], int(self.labels[index]))
+
+
+class Splits(NamedTuple):
+    """What one trains on and what one is judged by."""
+
+    train: Source
+    test: Source
+
+
+SAMPLE_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+def load_sample() -> Splits:
+    """Loads the sample that nfx carries: photos of clothes, 28x28 pixels, in gray.
+
+    It is a stratified subset of Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017,
+    arXiv:1708.07747; MIT licence, copyright 2017 Zalando SE): 5,000 images to train on and
+    1,000 to test with, the same number of each of ten classes.
+    """
+    path = resources.files("nfx.data") / "fashion_mnist_6k.npz"
+    with path.open("rb") as file, np.load(file) as arrays:
+        return Splits(
+            ArraySource(arrays["x"][..., None], arrays["y"], SAMPLE_CLASSES),
+            ArraySource(arrays["xt"][..., None], arrays["yt"], SAMPLE_CLASSES),
+        )
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Raises a `ValueError` that names the first label outside `[0, num_classes)`."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if outside.size:
+        first = outside[0]
+        raise ValueError(
+            f"{outside.size} of {labels.size} labels are out of range: the first is "
+            f"{labels[first]}, at index {first}, and with {num_classes} classes labels go from 0 "
+            f"to {num_classes - 1}. Number the classes from 0, or raise the number of classes."
+        )

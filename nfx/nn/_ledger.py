@@ -1,0 +1,48 @@
+"""The expected variance of the signal, block by block, and what follows from it."""
+
+import math
+from collections.abc import Sequence
+
+Ramp = tuple[tuple[float, ...], ...]
+
+
+def block_betas(depths: Sequence[int], alpha: float) -> Ramp:
+    """Returns each block's `beta`: one over the expected standard deviation of its input.
+
+    A block adds a residual branch of variance `alpha**2`. The first block of a stage has a
+    projection shortcut that starts from the normalised signal, so it reads the variance that
+    the stage before accumulated and resets it to one.
+
+    Args:
+        depths: Blocks in each stage.
+        alpha: Scale of the residual branches.
+
+    Returns:
+        `beta` of each block, by stage.
+
+    References:
+        Brock, De & Smith (2021), arXiv:2101.08692, section 3; official code, `NFNet`.
+    """
+    betas: list[tuple[float, ...]] = []
+    variance = 1.0
+    for depth in depths:
+        stage: list[float] = []
+        for index in range(depth):
+            stage.append(1 / math.sqrt(variance))
+            variance = (1.0 if index == 0 else variance) + alpha**2
+        betas.append(tuple(stage))
+    return tuple(betas)
+
+
+def block_drop_rates(depths: Sequence[int], rate: float) -> Ramp:
+    """Returns each block's rate of stochastic depth: `rate * index / blocks`, by stage.
+
+    As in the official code the first block is never dropped and the last is short of the
+    full rate.
+    """
+    blocks = sum(depths)
+    starts = [sum(depths[:stage]) for stage in range(len(depths))]
+    return tuple(
+        tuple(rate * (start + index) / blocks for index in range(depth))
+        for start, depth in zip(starts, depths, strict=True)
+    )

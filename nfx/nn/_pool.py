@@ -1,0 +1,30 @@
+"""Pooling with `SAME` padding: outputs are `ceil(size / stride)`."""
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def average_pool(x: Float[Array, "h w c"], window: int, stride: int) -> Float[Array, "h2 w2 c"]:
+    """Averages each window over the pixels that are in the image.
+
+    Padding never counts: at an odd size the last window of a 2x2 pool is the mean of one
+    row or column.
+    """
+    total = _reduce_window(x, 0.0, jax.lax.add, window, stride)
+    # Numpy, so that the counts are constants of the program.
+    valid = _reduce_window(np.ones((*x.shape[:2], 1), x.dtype), 0.0, jax.lax.add, window, stride)
+    return total / valid
+
+
+def max_pool(x: Float[Array, "h w c"], window: int, stride: int) -> Float[Array, "h2 w2 c"]:
+    """Takes the largest value of each window; padding is minus infinity."""
+    return _reduce_window(x, -np.inf, jax.lax.max, window, stride)
+
+
+def _reduce_window(x, initial: float, operation, window: int, stride: int) -> Array:  # noqa: ANN001
+    # The initial value must be a constant: a traced one loses the gradient rule.
+    initial = np.asarray(initial, x.dtype)
+    return jax.lax.reduce_window(
+        x, initial, operation, (window, window, 1), (stride, stride, 1), "SAME"
+    )

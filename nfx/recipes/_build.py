@@ -1,0 +1,100 @@
+"""From a recipe to the parts of a training run."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from nfx.augment import Augmentation
+from nfx.data import Splits, load_folder, load_sample
+from nfx.models import create_model, model_variant
+from nfx.optim import OFFICIAL_GROUPS, count_clipped, nfnet_sgd, scaled_learning_rate, warmup_cosine
+from nfx.recipes._recipe import Recipe
+from nfx.train import Metrics, Preprocessing
+
+
+# Mean and standard deviation of the pixels, by number of channels: of Fashion-MNIST, and of
+# ImageNet as the official code has them.
+_PIXELS = {
+    1: ((0.286,), (0.353,)),
+    3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class Parts(NamedTuple):
+    """What a recipe stands for.
+
+    Attributes:
+        splits: The images.
+        build_model: Creates the model.
+        optimizer: AGC, SGD and the parameters' average, as one chain.
+        preprocessing: Normalisation and augmentation.
+        observe: Learning rate and share of clipped units, as scalars to log.
+        key: The run's key.
+    """
+
+    splits: Splits
+    build_model: Callable[[], PyTree]
+    optimizer: optax.GradientTransformation
+    preprocessing: Preprocessing
+    observe: Callable[[PyTree, PyTree, Int[Array, ""]], Metrics]
+    key: PRNGKeyArray
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """Builds everything a recipe describes, without touching its images.
+
+    Raises:
+        ValueError: If the model is unknown, the data is missing, or a number is out of range.
+    """
+    model_variant(recipe.model)  # an unknown name is the cheapest thing to find
+    splits = _load(recipe)
+    channels = splits.train.image_shape[-1]
+    mean, std = _PIXELS[channels]
+    augmentation = Augmentation(flip=recipe.flip, mixup_alpha=recipe.mixup, cutmix=recipe.cutmix)
+    schedule = warmup_cosine(
+        scaled_learning_rate(recipe.learning_rate, recipe.batch_size),
+        steps=recipe.steps,
+        warmup_steps=min(recipe.warmup_steps, recipe.steps // 2),
+    )
+    init_key, run_key = jax.random.split(jax.random.key(recipe.seed))
+
+    def build_model() -> PyTree:
+        return create_model(
+            recipe.model,
+            num_classes=len(splits.train.class_names),
+            in_channels=channels,
+            stochastic_depth_rate=recipe.stochastic_depth,
+            drop_rate=recipe.dropout,
+            key=init_key,
+        )
+
+    def observe(gradients: PyTree, model: PyTree, step: Int[Array, ""]) -> Metrics:
+        count = count_clipped(
+            gradients, model, clipping=recipe.clipping, exclude=OFFICIAL_GROUPS.unclipped
+        )
+        return {"learning_rate": schedule(step), "clipped_share": count.share}
+
+    optimizer = nfnet_sgd(
+        schedule,
+        clipping=recipe.clipping,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        ema=recipe.ema,
+    )
+    preprocessing = Preprocessing(mean, std, augmentation, recipe.label_smoothing)
+    return Parts(splits, build_model, optimizer, preprocessing, observe, run_key)
+
+
+def _load(recipe: Recipe) -> Splits:
+    if recipe.data == "sample":
+        return load_sample()
+    if not recipe.data:
+        raise ValueError(
+            "This recipe needs images: --data DIR, with train/CLASS/*.jpg and test/CLASS/*.jpg in "
+            "it, or CLASS/*.jpg."
+        )
+    channels = 3 if recipe.color == "rgb" else 1
+    return load_folder(recipe.data, image_size=recipe.image_size, channels=channels)

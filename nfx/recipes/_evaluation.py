@@ -1,0 +1,87 @@
+"""Evaluating a run's parameters, as they are and averaged."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from nfx.checkpoint import CheckpointStore
+from nfx.data import Batch, evaluation_batches
+from nfx.recipes._build import Parts, build_parts
+from nfx.recipes._recipe import recipe_from_config
+from nfx.sharding import batch_shards, make_mesh, parse_mesh_shape
+from nfx.train import (
+    Evaluation,
+    EvaluationCounts,
+    RunDirectory,
+    TrainState,
+    abstract_state,
+    make_evaluation_step,
+    run_evaluation,
+)
+
+
+# Images that a device evaluates at a time. The result does not depend on it.
+_IMAGES_PER_DEVICE = 128
+
+EvaluationStep = Callable[[PyTree, Batch], EvaluationCounts]
+
+
+class RunEvaluation(NamedTuple):
+    """A run's parameters on its test images.
+
+    Attributes:
+        raw: The parameters as trained.
+        ema: Their average, by which the run is judged.
+    """
+
+    raw: Evaluation
+    ema: Evaluation
+
+
+def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) -> RunEvaluation:
+    """Evaluates a checkpoint of a run on every test image once.
+
+    Args:
+        run_dir: The run directory.
+        data: Another folder of images of the same classes to test with.
+        step: The step of the checkpoint, the latest by default.
+
+    Raises:
+        RunDirectoryError: If there is no such run.
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+        ValueError: If the images are not of the classes that the model knows.
+    """
+    directory = RunDirectory.open(run_dir)
+    recipe = recipe_from_config(directory.config)
+    parts = build_parts(dataclasses.replace(recipe, data=data) if data else recipe)
+    known, found = directory.config["class_names"], list(parts.splits.test.class_names)
+    if found != known:
+        raise ValueError(
+            f"The model knows the classes {', '.join(known)}, and the images are of "
+            f"{', '.join(found)}: name the folders as in training."
+        )
+    mesh = make_mesh(parse_mesh_shape("data=all", jax.device_count()))
+    with CheckpointStore(directory.checkpoints) as store:
+        like = abstract_state(parts.build_model, parts.optimizer, mesh)
+        state = store.restore(like, step=step)
+    return evaluate_state(make_evaluation_step(parts.preprocessing, mesh), state, parts, mesh)
+
+
+def evaluate_state(
+    step: EvaluationStep, state: TrainState, parts: Parts, mesh: Mesh
+) -> RunEvaluation:
+    """Evaluates the two sets of parameters that a state holds."""
+
+    def run(model: PyTree) -> Evaluation:
+        batch_size = _IMAGES_PER_DEVICE * batch_shards(mesh)
+        batches = evaluation_batches(
+            parts.splits.test, batch_size, host=jax.process_index(), hosts=jax.process_count()
+        )
+        return run_evaluation(step, model, batches, mesh)
+
+    return RunEvaluation(run(state.model), run(state.ema))

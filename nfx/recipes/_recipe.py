@@ -1,0 +1,103 @@
+"""Recipes: every choice that decides what a run computes."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to train, on what, and how. Two runs of one recipe end with the same bits.
+
+    Attributes:
+        data: What to train on: "sample", the images that nfx carries, or a folder of images:
+            train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg with every tenth held out.
+        image_size: Side that images of a folder are decoded to, in pixels. The sample has 28.
+        color: Whether images of a folder are decoded to RGB or to gray. The sample is gray.
+        model: A name of nfx.list_models().
+        steps: Steps of training in all.
+        batch_size: Images in a step, over all devices.
+        learning_rate: Peak rate for a batch of 256; it is scaled to the batch size.
+        warmup_steps: Steps over which the rate rises to its peak, to fall along a cosine after.
+        momentum: Of the Nesterov momentum.
+        weight_decay: L2 penalty on kernels; gains and biases have none.
+        clipping: Adaptive gradient clipping's largest ratio of gradient to parameter norm.
+        ema: Decay of the parameters' average, by which the run is judged.
+        label_smoothing: Share of a label that is spread over all classes.
+        stochastic_depth: Rate at which residual branches are dropped, at the end of the ramp.
+        dropout: Rate before the classifier.
+        flip: Whether half of the training images are mirrored left to right.
+        mixup: Parameter of MixUp's Beta distribution; 0 for no MixUp.
+        cutmix: Whether to paste boxes between images. With MixUp too, each does half.
+        seed: Of parameters, order and augmentation.
+    """
+
+    data: str = "sample"
+    image_size: int = 28
+    color: Literal["rgb", "gray"] = "gray"
+    model: str = "nfnet_nano"
+    steps: int = 2500
+    batch_size: int = 32
+    learning_rate: float = 1.2
+    warmup_steps: int = 156
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clipping: float = 0.02
+    ema: float = 0.995
+    label_smoothing: float = 0.1
+    stochastic_depth: float = 0.1
+    dropout: float = 0.2
+    flip: bool = True
+    mixup: float = 0.0
+    cutmix: bool = False
+    seed: int = 0
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType({
+    "sample": Recipe(),
+    "folder": Recipe(data="", image_size=64, color="rgb", steps=2000),
+})  # fmt: skip
+
+
+def get_recipe(name: str) -> Recipe:
+    """Returns a recipe by name.
+
+    Raises:
+        ValueError: If there is none, naming the nearest.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(RECIPES)}."
+        raise ValueError(f"Unknown recipe {name!r}. {hint}")
+    return RECIPES[name]
+
+
+def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
+    """Rebuilds the recipe that a run directory's configuration records.
+
+    Raises:
+        ValueError: If its fields are not those of this version's recipes.
+    """
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    saved = config.get("recipe", {})
+    if set(saved) != fields:
+        raise ValueError(
+            f"The run's recipe has the fields {sorted(saved)}, and this version of nfx expects "
+            f"{sorted(fields)}: use the version that wrote it."
+        )
+    return Recipe(**saved)
+
+
+def check_same_recipe(run: str, saved: Recipe, asked: Recipe) -> None:
+    """Raises a `ValueError` that lists the fields in which two recipes differ."""
+    old, new = dataclasses.asdict(saved), dataclasses.asdict(asked)
+    differ = [
+        f"{name} is {old[name]!r}, not {new[name]!r}" for name in old if old[name] != new[name]
+    ]
+    if differ:
+        raise ValueError(
+            f"{run!r} holds another run: its {'; '.join(differ)}. To continue it, leave these "
+            "options out; to train otherwise, choose another --run-dir."
+        )

@@ -1,0 +1,228 @@
+"""A run from its first line to its result."""
+
+import dataclasses
+import importlib.metadata
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from nfx.checkpoint import CheckpointStore, tree_digest
+from nfx.data import training_batches
+from nfx.recipes._build import Parts, build_parts
+from nfx.recipes._evaluation import RunEvaluation, evaluate_state
+from nfx.recipes._recipe import Recipe, check_same_recipe, recipe_from_config
+from nfx.sharding import check_batch_divides, make_mesh, parse_mesh_shape, place_batch
+from nfx.train import (
+    Cadence,
+    Display,
+    MetricsLog,
+    RunDirectory,
+    TrainState,
+    abstract_state,
+    create_state,
+    make_evaluation_step,
+    make_train_step,
+    run_training,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How to run a recipe. None of this changes the result, beyond the rounding of a mesh.
+
+    Attributes:
+        run_dir: Where to write; by default a new folder in runs/, named by recipe and time.
+        resume: Continue the run in run_dir from its last checkpoint, to the same bits as if it
+            had never stopped.
+        mesh: Devices to use, as "data=4"; "data=all" splits the batch over all there are.
+        log_every: Steps between records in metrics.jsonl.
+        evaluate_every: Steps between evaluations on the test images.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: How many checkpoints to keep, the latest.
+    """
+
+    run_dir: str = ""
+    resume: bool = False
+    mesh: str = "data=all"
+    log_every: int = 10
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+
+
+def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDirectory:
+    """Runs a recipe, or continues it, and writes the run directory.
+
+    Args:
+        recipe: What to train.
+        options: How.
+        name: What to call the recipe in the name of a new run directory.
+
+    Returns:
+        The run directory, with `result.json` in it.
+
+    Raises:
+        ValueError: If recipe, options and machine do not fit together, or the run directory
+            holds a run of another recipe.
+        RunDirectoryError: If the run directory is taken, or there is none to resume.
+        CheckpointError: If the last checkpoint is damaged.
+        TrainingError: If training diverges.
+    """
+    began = time.monotonic()
+    mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
+    check_batch_divides(mesh, recipe.batch_size)
+    cadence = Cadence(
+        steps=recipe.steps,
+        log_every=options.log_every,
+        evaluate_every=options.evaluate_every,
+        checkpoint_every=options.checkpoint_every,
+    )
+    parts = build_parts(recipe)
+    directory = _open_directory(recipe, options, parts, name)
+    display = Display(recipe.steps, recipe.batch_size)
+    display.say(_opening_words(recipe, parts, mesh, directory))
+
+    with CheckpointStore(directory.checkpoints, keep=options.keep_checkpoints) as store:
+        state = _first_state(parts, mesh, store, display)
+        with display, MetricsLog(directory.path, step=int(state.step)) as log:
+            observer = _Observer(parts, mesh, store, display, log)
+            state = _fit(recipe, parts, mesh, cadence, state, observer)
+            evaluation = observer.evaluation or observer.evaluate(recipe.steps, state)
+            store.wait()
+    result = {
+        "test_accuracy": evaluation.ema.accuracy,
+        "test_accuracy_raw": evaluation.raw.accuracy,
+        "test_loss": evaluation.ema.loss,
+        "train_loss": log.latest["last_loss"],
+        "steps": int(state.step),
+        "wall_seconds": time.monotonic() - began,
+        "params_digest": tree_digest(state.model),
+    }
+    directory.write_result(result)
+    display.say(_closing_words(directory, result))
+    return directory
+
+
+class _Observer:
+    """What a run does with its state as training goes: an `nfx.train.Observer`."""
+
+    def __init__(
+        self, parts: Parts, mesh: Mesh, store: CheckpointStore, display: Display, log: MetricsLog
+    ):
+        self.display = display
+        self.evaluation: RunEvaluation | None = None
+        self._parts, self._mesh, self._store, self._log = parts, mesh, store, log
+        self._evaluation_step = make_evaluation_step(parts.preprocessing, mesh)
+
+    def log(self, step: int, metrics: dict[str, float], seconds_per_step: float) -> None:
+        self._log.write(step, {**metrics, "seconds_per_step": seconds_per_step})
+        self.display.update(step, metrics, seconds_per_step)
+
+    def checkpoint(self, step: int, state: TrainState) -> None:
+        self._store.save(step, state)
+
+    def evaluate(self, step: int, state: TrainState) -> RunEvaluation:
+        evaluation = evaluate_state(self._evaluation_step, state, self._parts, self._mesh)
+        scalars = {
+            "test_accuracy": evaluation.ema.accuracy,
+            "test_accuracy_raw": evaluation.raw.accuracy,
+            "test_loss": evaluation.ema.loss,
+        }
+        self._log.write(step, scalars)
+        self.display.say(
+            f"step {step:>6,}  loss {self._log.latest['loss']:.3f}  "
+            f"test accuracy {evaluation.ema.accuracy:.1%} (raw {evaluation.raw.accuracy:.1%})"
+        )
+        self.evaluation = evaluation
+        return evaluation
+
+
+def _fit(
+    recipe: Recipe,
+    parts: Parts,
+    mesh: Mesh,
+    cadence: Cadence,
+    state: TrainState,
+    observer: _Observer,
+) -> TrainState:
+    """Compiles the step and trains with it."""
+    first_step = int(state.step)
+    if first_step == recipe.steps:
+        return state
+    batches = training_batches(
+        parts.splits.train,
+        recipe.batch_size,
+        seed=recipe.seed,
+        first_step=first_step,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
+    with observer.display.timed("Compiling the training step"):
+        # Any batch has the shapes; this one is used for nothing else.
+        example = next(training_batches(parts.splits.train, recipe.batch_size, seed=recipe.seed))
+        compiled = step.lower(state, place_batch(example, mesh), parts.key).compile()
+    return run_training(compiled, state, batches, parts.key, mesh, cadence, observer)
+
+
+def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Display) -> TrainState:
+    """The last checkpoint, or where there is none yet the state of step 0."""
+    if store.steps():
+        state = store.restore(abstract_state(parts.build_model, parts.optimizer, mesh))
+        display.say(f"Resumed from the checkpoint of step {int(state.step):,}.")
+        return state
+    with display.timed("Initialising the parameters"):
+        return jax.block_until_ready(create_state(parts.build_model, parts.optimizer, mesh))
+
+
+def _open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
+    if options.resume:
+        if not options.run_dir:
+            raise ValueError("--resume needs to know what: give --run-dir DIR too.")
+        directory = RunDirectory.open(options.run_dir)
+        check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
+        return directory
+    path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return RunDirectory.create(path, _config(recipe, parts))
+
+
+def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
+    packages = ("nfx", "jax", "equinox", "optax", "orbax-checkpoint", "grain")
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "class_names": list(parts.splits.train.class_names),
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+    }
+
+
+def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:
+    train, test = parts.splits
+    platform = mesh.devices.flat[0].platform
+    return (
+        f"Training {recipe.model} on {len(train):,} images of {len(train.class_names)} classes "
+        f"({len(test):,} to test with): {recipe.steps:,} steps of {recipe.batch_size}, on "
+        f"{mesh.size} {platform} device{'s' if mesh.size > 1 else ''}.\n"
+        f"Run directory: {_shown(directory.path)}"
+    )
+
+
+def _closing_words(directory: RunDirectory, result: dict[str, Any]) -> str:
+    path = _shown(directory.path)
+    return (
+        f"\nTest accuracy {result['test_accuracy']:.1%} in {result['wall_seconds']:.0f} s; "
+        f"everything about the run is in {path}\n\n"
+        f"Evaluate it again:      nfx evaluate {path}\n"
+        f"Resume after a stop:    nfx train --run-dir {path} --resume\n"
+        "Train on your images:   nfx train --data DIR    (DIR/train/CLASS/*.jpg and "
+        "DIR/test/CLASS/*.jpg)\n"
+        "Everything there is:    nfx train --help"
+    )
+
+
+def _shown(path: Path) -> Path:
+    """The path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,123 @@
+"""Meshes by name, and where a batch and a state live on them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Int, PyTree
+
+
+# The axes nfx gives a meaning to, outermost first: the batch is split over the first two.
+MESH_AXES = ("data", "fsdp", "model")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges devices in a mesh with named axes.
+
+    Args:
+        shape: Size of each axis, as `{"data": 4, "fsdp": 2}`: any of `MESH_AXES`, size one
+            allowed.
+        devices: The devices to use, all of the process's by default.
+
+    Raises:
+        ValueError: If an axis is unknown or empty, or the sizes do not multiply to the
+            number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    unknown = [axis for axis in shape if axis not in MESH_AXES]
+    if unknown or not shape:
+        raise ValueError(
+            f"A mesh has axes among {', '.join(MESH_AXES)}; got {dict(shape)}. For one device: "
+            '{"data": 1}.'
+        )
+    if any(size < 1 for size in shape.values()) or math.prod(shape.values()) != len(devices):
+        raise ValueError(
+            f"The mesh {dict(shape)} needs {math.prod(shape.values())} devices, and there are "
+            f"{len(devices)} ({devices[0].platform}). Sizes must be positive and multiply to the "
+            "number of devices. To try a mesh on CPU, set "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=8 before Python starts."
+        )
+    # Auto by name: the default of `jax.make_mesh` differs between versions of JAX.
+    return jax.make_mesh(
+        tuple(shape.values()),
+        tuple(shape),
+        axis_types=(AxisType.Auto,) * len(shape),
+        devices=devices,
+    )
+
+
+def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
+    """Parses `"data=4,fsdp=2"`; one size may be `all`: the devices that the others leave.
+
+    Args:
+        text: Axes and their sizes.
+        devices: Number of devices, to know what `all` is.
+
+    Raises:
+        ValueError: If the text does not read so.
+    """
+    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    if any(not (size.isdecimal() or size == "all") for _, size in pairs) or (
+        [size for _, size in pairs].count("all") > 1 or len(dict(pairs)) < len(pairs)
+    ):
+        raise ValueError(
+            f"Cannot read the mesh {text!r}. Write axes and sizes, each axis once, as 'data=4', "
+            "'data=4,fsdp=2' or 'data=all'."
+        )
+    known = math.prod(int(size) for _, size in pairs if size != "all")
+    return {
+        axis: max(devices // max(known, 1), 1) if size == "all" else int(size)
+        for axis, size in pairs
+    }
+
+
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Returns the axes of `mesh` that the batch is split over."""
+    return tuple(axis for axis in mesh.axis_names if axis in BATCH_AXES)
+
+
+def batch_spec(mesh: Mesh) -> P:
+    """Returns the spec of arrays whose first axis is the global batch."""
+    return P(batch_axes(mesh))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Returns the number of parts that the batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
+
+
+def check_batch_divides(mesh: Mesh, batch_size: int) -> None:
+    """Raises a `ValueError` if `batch_size` examples do not split evenly over `mesh`."""
+    shards = batch_shards(mesh)
+    if batch_size % shards:
+        raise ValueError(
+            f"A batch of {batch_size} examples does not divide over {shards} devices "
+            f"({dict(mesh.shape)}): take a multiple of {shards}, or another mesh."
+        )
+
+
+def place_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[Array]:
+    """Makes global arrays, split over the batch axes, of what each process loaded.
+
+    Args:
+        batch: Arrays whose first axis is this process's part of the global batch.
+        mesh: The mesh to place them on.
+    """
+    sharding = NamedSharding(mesh, batch_spec(mesh))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def local_example_indices(mesh: Mesh, count: int) -> Int[Array, " {count}"]:
+    """Returns the global indices of this device's `count` examples; inside `shard_map`."""
+    axes = batch_axes(mesh)
+    start: Any = jax.lax.axis_index(axes) * count if axes else 0
+    return start + jax.numpy.arange(count)

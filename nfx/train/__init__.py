@@ -1,0 +1,31 @@
+"""Training and evaluation."""
+
+from nfx.train._display import Display as Display
+from nfx.train._loop import (
+    Cadence as Cadence,
+    Evaluation as Evaluation,
+    Observer as Observer,
+    TrainingError as TrainingError,
+    run_evaluation as run_evaluation,
+    run_training as run_training,
+)
+from nfx.train._losses import (
+    one_hot as one_hot,
+    smoothed_cross_entropy as smoothed_cross_entropy,
+)
+from nfx.train._metrics import MetricsLog as MetricsLog
+from nfx.train._run_directory import (
+    RunDirectory as RunDirectory,
+    RunDirectoryError as RunDirectoryError,
+)
+from nfx.train._step import (
+    EvaluationCounts as EvaluationCounts,
+    Metrics as Metrics,
+    Preprocessing as Preprocessing,
+    StepScalars as StepScalars,
+    TrainState as TrainState,
+    abstract_state as abstract_state,
+    create_state as create_state,
+    make_evaluation_step as make_evaluation_step,
+    make_train_step as make_train_step,
+)

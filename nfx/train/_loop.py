@@ -1,0 +1,154 @@
+"""The loop around the step, and evaluation."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray, PyTree
+
+from nfx.data import Batch
+from nfx.sharding import place_batch
+from nfx.train._step import EvaluationCounts, Metrics, TrainState
+
+
+class TrainingError(Exception):
+    """Training that cannot go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """How long to train, and how often to look up. The last step is always looked at.
+
+    Attributes:
+        steps: Steps in all.
+        log_every: Steps between records of metrics.
+        evaluate_every: Steps between evaluations.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    steps: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+
+    def __post_init__(self) -> None:
+        """Checks that all are positive."""
+        if min(self.steps, self.log_every, self.evaluate_every, self.checkpoint_every) < 1:
+            raise ValueError(f"Every count of steps must be at least 1; got {self}.")
+
+
+class Observer(Protocol):
+    """What is done with the state as training goes."""
+
+    def log(self, step: int, metrics: dict[str, float], seconds_per_step: float) -> None:
+        """Takes the metrics since the last call: their means, and the loss of this step."""
+        ...
+
+    def evaluate(self, step: int, state: TrainState) -> object:
+        """Takes the state when an evaluation is due."""
+        ...
+
+    def checkpoint(self, step: int, state: TrainState) -> None:
+        """Takes the state when a checkpoint is due; its metrics are known to be finite."""
+        ...
+
+
+class Evaluation(NamedTuple):
+    """How well a model does.
+
+    Attributes:
+        accuracy: Share of examples whose label is scored highest.
+        loss: Mean cross-entropy, without smoothing.
+        count: Examples, each seen once.
+    """
+
+    accuracy: float
+    loss: float
+    count: int
+
+
+def run_training(
+    step: Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterator[Batch],
+    key: PRNGKeyArray,
+    mesh: Mesh,
+    cadence: Cadence,
+    observer: Observer,
+) -> TrainState:
+    """Trains from the step of `state` to the last.
+
+    The device runs ahead of the host, which waits only when something is due.
+
+    Args:
+        step: A compiled step: see `make_train_step`.
+        state: Where to start; it is donated.
+        batches: This host's batches, beginning with that of the next step.
+        key: The run's key.
+        mesh: Where to place the batches.
+        cadence: How long, and when something is due.
+        observer: What to do then.
+
+    Raises:
+        TrainingError: If the loss or the gradient is not finite, before anything is saved.
+    """
+    pending: list[Metrics] = []
+    began = time.monotonic()
+    for number in range(int(state.step) + 1, cadence.steps + 1):
+        state, metrics = step(state, place_batch(next(batches), mesh), key)
+        pending.append(metrics)
+        evaluates, checkpoints, logs = (
+            number % every == 0 or number == cadence.steps
+            for every in (cadence.evaluate_every, cadence.checkpoint_every, cadence.log_every)
+        )
+        if not (evaluates or checkpoints or logs):
+            continue
+        averages = _average(number, jax.device_get(pending))
+        observer.log(number, averages, (time.monotonic() - began) / len(pending))
+        if checkpoints:
+            observer.checkpoint(number, state)
+        if evaluates:
+            observer.evaluate(number, state)
+        pending.clear()
+        began = time.monotonic()
+    return state
+
+
+def run_evaluation(
+    step: Callable[[PyTree, Batch], EvaluationCounts],
+    model: PyTree,
+    batches: Iterable[Batch],
+    mesh: Mesh,
+) -> Evaluation:
+    """Evaluates a model on every example once.
+
+    Args:
+        step: See `make_evaluation_step`.
+        model: The model.
+        batches: See `nfx.data.evaluation_batches`.
+        mesh: Where to place the batches.
+    """
+    counts = jax.device_get([step(model, place_batch(batch, mesh)) for batch in batches])
+    correct, loss, count = (math.fsum(values) for values in zip(*counts, strict=True))
+    return Evaluation(correct / count, loss / count, int(count))
+
+
+def _average(last: int, records: list[dict[str, float]]) -> dict[str, float]:
+    """Averages the metrics of steps that end with `last`; all losses must be finite."""
+    for number, record in enumerate(records, start=last - len(records) + 1):
+        if not (math.isfinite(record["loss"]) and math.isfinite(record["gradient_norm"])):
+            values = ", ".join(f"{name} {float(value):.4g}" for name, value in record.items())
+            raise TrainingError(
+                f"Training diverged: at step {number} the metrics were {values}, and were expected "
+                "to be finite. Nothing was saved since the last checkpoint. Lower the learning "
+                "rate, clip harder or warm up for longer, and start again or resume."
+            )
+    means = {
+        name: math.fsum(float(record[name]) for record in records) / len(records)
+        for name in records[0]
+    }
+    return {**means, "last_loss": float(records[-1]["loss"])}

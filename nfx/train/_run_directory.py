@@ -1,0 +1,83 @@
+"""What a run leaves on disk: its configuration, its metrics, its result."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class RunDirectoryError(Exception):
+    """A run directory that is missing, taken, or of another run."""
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Attributes:
+        path: The directory.
+        config: `config.json`, as given when the run was created.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]):
+        """Wraps a directory that exists; use `create` or `open`."""
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
+        """Starts a new run.
+
+        Raises:
+            RunDirectoryError: If the directory holds a run already.
+        """
+        path = Path(path).absolute()
+        if (path / "config.json").exists():
+            raise RunDirectoryError(
+                f"{str(path)!r} holds a run already. Continue it with --resume, or choose another "
+                "--run-dir."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", config)
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """Opens an existing run.
+
+        Raises:
+            RunDirectoryError: If there is none, or its configuration cannot be read.
+        """
+        path = Path(path).absolute()
+        try:
+            config = json.loads((path / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{str(path)!r} is not a run directory: its config.json cannot be read ({error}). "
+                "Give the directory that `nfx train` printed, or start a run without --resume."
+            ) from error
+        return cls(path, config)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes `result.json`, whole or not at all."""
+        write_json(self.path / "result.json", result)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file that is never seen half-written."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes a text file that is never seen half-written."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

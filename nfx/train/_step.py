@@ -1,0 +1,206 @@
+"""One step of training, and one of evaluation: pure functions, compiled over a mesh.
+
+The whole forward and backward pass runs inside one fully manual `shard_map`; outside it, on
+the update, the partitioner sees elementwise operations and reductions only.
+"""
+
+import functools as ft
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from nfx.augment import Augmentation, augment_batch, example_keys, normalize
+from nfx.data import PADDING_LABEL, Batch
+from nfx.optim import ema_parameters
+from nfx.sharding import batch_axes, batch_spec, local_example_indices, replicated
+from nfx.train._losses import one_hot, smoothed_cross_entropy
+
+
+class TrainState(eqx.Module):
+    """Everything a checkpoint holds.
+
+    Attributes:
+        step: Steps done.
+        model: The model.
+        opt_state: State of the optimizer, which holds the parameters' average.
+    """
+
+    step: Int[Array, ""]
+    model: PyTree
+    opt_state: optax.OptState
+
+    @property
+    def ema(self) -> PyTree:
+        """The model with averaged parameters."""
+        return ema_parameters(self.opt_state)
+
+
+class Preprocessing(NamedTuple):
+    """What happens to a batch before the network.
+
+    Attributes:
+        mean: Mean of the pixels, one a channel or one for all, on a scale of 0 to 1.
+        std: Their standard deviation.
+        augmentation: What happens to training images.
+        label_smoothing: Share of a label that is spread over all classes.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    label_smoothing: float = 0.1
+
+
+class EvaluationCounts(NamedTuple):
+    """Sums over the examples of a batch that are not padding.
+
+    Attributes:
+        correct: How many have their label scored highest.
+        loss: Sum of their cross-entropies, without smoothing.
+        count: How many there are.
+    """
+
+    correct: Float[Array, ""]
+    loss: Float[Array, ""]
+    count: Float[Array, ""]
+
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+class StepScalars(Protocol):
+    """Reads scalars to log off a step, as the learning rate or the share of clipped units."""
+
+    def __call__(self, gradients: PyTree, model: PyTree, step: Int[Array, ""]) -> Metrics:
+        """Returns scalars by name."""
+        ...
+
+
+def create_state(
+    build_model: Callable[[], PyTree], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Builds the first state on the devices of `mesh`, replicated, in one compiled program.
+
+    Args:
+        build_model: Creates the model.
+        optimizer: What will update it.
+        mesh: Where the state will live.
+    """
+    build = ft.partial(_build_state, build_model, optimizer)
+    return jax.jit(build, out_shardings=replicated(mesh))()
+
+
+def abstract_state(
+    build_model: Callable[[], PyTree], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """As `create_state`, with shapes, dtypes and shardings in place of arrays."""
+    shapes = jax.eval_shape(ft.partial(_build_state, build_model, optimizer))
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
+    return jax.tree.map(place, shapes)
+
+
+def _build_state(
+    build_model: Callable[[], PyTree], optimizer: optax.GradientTransformation
+) -> TrainState:
+    model = build_model()
+    return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
+
+
+def make_train_step(
+    optimizer: optax.GradientTransformation,
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    observe: StepScalars = lambda gradients, model, step: {},
+) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]:
+    """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
+
+    The state is donated. The key is that of the run: each example's randomness follows from
+    it, `state.step` and the example's index in the global batch, on any mesh.
+
+    Args:
+        optimizer: An optax chain.
+        preprocessing: Normalisation, augmentation and smoothing.
+        mesh: The devices; the batch is split over them and the state replicated.
+        observe: Scalars to log beside `loss` and `gradient_norm`.
+
+    Raises:
+        ValueError: If the mesh has axes over which a state would have to be split.
+    """
+    _check_data_parallel(mesh)
+    loss_fn = _sharded_loss(preprocessing, mesh)
+
+    def train_step(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, Metrics]:
+        loss, gradients = jax.value_and_grad(loss_fn)(state.model, batch, key, state.step)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(gradients),
+            **observe(gradients, state.model, state.step),
+        }
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        return TrainState(state.step + 1, model, opt_state), metrics
+
+    whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
+    return jax.jit(
+        train_step,
+        in_shardings=(whole, split, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def make_evaluation_step(
+    preprocessing: Preprocessing, mesh: Mesh
+) -> Callable[[PyTree, Batch], EvaluationCounts]:
+    """Makes the jitted `(model, batch) -> counts`; summed over batches, the counts are exact."""
+
+    def local(model: PyTree, batch: Batch) -> EvaluationCounts:
+        images = normalize(batch.images, preprocessing.mean, preprocessing.std)
+        logits = jax.vmap(model)(images)
+        real = batch.labels != PADDING_LABEL
+        # A padding label has no one-hot entry, and so a loss of zero.
+        losses = smoothed_cross_entropy(logits, one_hot(batch.labels, logits.shape[-1]), 0.0)
+        correct = real & (jnp.argmax(logits, axis=-1) == batch.labels)
+        sums = [jnp.sum(x, dtype=jnp.float32) for x in (correct, losses, real)]
+        return EvaluationCounts(*jax.lax.psum(sums, batch_axes(mesh)))
+
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(), batch_spec(mesh)), out_specs=P())
+    whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
+    return jax.jit(sharded, in_shardings=(whole, split), out_shardings=whole)
+
+
+def _sharded_loss(preprocessing: Preprocessing, mesh: Mesh) -> Callable[..., Float[Array, ""]]:
+    def local(
+        model: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        indices = local_example_indices(mesh, batch.labels.shape[0])
+        keys = example_keys(key, step, indices)
+        augment_keys, model_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        images = normalize(batch.images, preprocessing.mean, preprocessing.std)
+        targets = one_hot(batch.labels, model.head.bias.shape[0])
+        images, targets = augment_batch(
+            preprocessing.augmentation, augment_keys, indices, images, targets
+        )
+        logits = jax.vmap(lambda image, key: model(image, key=key))(images, model_keys)
+        losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
+        return jax.lax.pmean(jnp.mean(losses), batch_axes(mesh))
+
+    specs = (P(), batch_spec(mesh), P(), P())
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
+
+
+def _check_data_parallel(mesh: Mesh) -> None:
+    split = {axis: size for axis, size in mesh.shape.items() if axis != "data" and size > 1}
+    if split:
+        raise ValueError(
+            f"The mesh {dict(mesh.shape)} splits {', '.join(split)}, and training replicates the "
+            "state: put all devices on the 'data' axis."
+        )
