@@ -6,7 +6,7 @@ backend.
 
 import importlib
 from importlib.metadata import version as _version
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 
 if TYPE_CHECKING:

@@ -96,8 +96,10 @@ def test_weights_go_back_to_where_they_came_from():
 
 def test_a_mapping_that_does_not_fit_lists_every_problem():
     model = create_abstract("nfnet_f0", num_classes=10, **tiny_overrides())
-    mapping = {name: np.zeros(leaf.shape) for name, leaf in
-               zip(official_names(model).values(), jax.tree.leaves(model), strict=True)}  # fmt: skip
+    names = official_names(model).values()
+    mapping: dict[str, np.ndarray] = {
+        name: np.zeros(leaf.shape) for name, leaf in zip(names, jax.tree.leaves(model), strict=True)
+    }
     del mapping["NFNet/~/nf_block_1/~/conv0/w"]
     mapping["NFNet/~/linear/w"] = np.zeros((192, 1000))
     mapping["NFNet/~/final_conv/bias"] = np.full(192, np.nan)

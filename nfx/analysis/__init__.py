@@ -1,7 +1,7 @@
 """Looking into models."""
 
 from nfx.analysis._signal import (
-    SignalPropagation as SignalPropagation,
     signal_propagation as signal_propagation,
+    SignalPropagation as SignalPropagation,
     trace_statistics as trace_statistics,
 )

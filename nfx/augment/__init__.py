@@ -2,8 +2,8 @@
 
 from nfx.augment._mix import cutmix as cutmix, cutmix_mask as cutmix_mask, mixup as mixup
 from nfx.augment._pipeline import (
-    Augmentation as Augmentation,
     augment_batch as augment_batch,
+    Augmentation as Augmentation,
     normalize as normalize,
     random_flip as random_flip,
 )

@@ -96,6 +96,6 @@ def augment_batch(
     return images, weights * targets + (1 - weights) * partner_targets
 
 
-def _neighbours(x: Float[Array, "n *shape"]) -> Float[Array, "n *shape"]:
+def _neighbours(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Swaps the two of each pair."""
     return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)

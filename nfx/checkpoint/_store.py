@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -41,7 +41,7 @@ class CheckpointStore:
             item_names=("state", "digests"),
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "CheckpointStore":
         return self
 
     def __exit__(

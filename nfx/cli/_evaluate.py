@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     if command.json:
         print(json.dumps({name: part._asdict() for name, part in evaluation._asdict().items()}))
         return 0
-    print(f"{evaluation.ema.count:,} images of the test set, each seen once:")
+    print(f"{evaluation.ema.examples:,} images of the test set, each seen once:")
     for label, part in (("averaged", evaluation.ema), ("raw", evaluation.raw)):
         print(f"  {label} parameters:  accuracy {part.accuracy:.2%}  loss {part.loss:.4f}")
     return 0

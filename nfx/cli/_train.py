@@ -8,11 +8,11 @@ from typing import Annotated
 import tyro
 
 from nfx.recipes import (
-    RECIPES,
-    Recipe,
-    RunOptions,
     get_recipe,
+    Recipe,
     recipe_from_config,
+    RECIPES,
+    RunOptions,
     train,
 )
 from nfx.train import RunDirectory

@@ -2,17 +2,17 @@
 
 from nfx.data._folder import FolderSource as FolderSource, load_folder as load_folder
 from nfx.data._pipeline import (
-    PADDING_LABEL as PADDING_LABEL,
     Batch as Batch,
     evaluation_batches as evaluation_batches,
+    PADDING_LABEL as PADDING_LABEL,
     training_batches as training_batches,
 )
 from nfx.data._sources import (
-    SAMPLE_CLASSES as SAMPLE_CLASSES,
     ArraySource as ArraySource,
+    check_labels as check_labels,
     Example as Example,
+    load_sample as load_sample,
+    SAMPLE_CLASSES as SAMPLE_CLASSES,
     Source as Source,
     Splits as Splits,
-    check_labels as check_labels,
-    load_sample as load_sample,
 )

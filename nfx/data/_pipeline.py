@@ -2,26 +2,26 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nfx.data._sources import Example, Source, check_labels
+from nfx.data._sources import check_labels, Example, Source
 
 
 PADDING_LABEL = -1
 
 
 class Batch(NamedTuple):
-    """A batch, or one host's part of it.
+    """A batch, or one host's part of it: of NumPy's arrays here, of JAX's on the devices.
 
     Attributes:
         images: uint8, shape `(n, height, width, channels)`.
         labels: int32, shape `(n,)`; `PADDING_LABEL` marks rows that only fill the batch.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Any
+    labels: Any
 
 
 def training_batches(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from importlib import resources
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Example(NamedTuple):
     label: int
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to labelled images, all of one shape."""
 

@@ -2,9 +2,9 @@
 
 from nfx.models._nfnet import NFBlock as NFBlock, NFNet as NFNet, Stage as Stage, Trace as Trace
 from nfx.models._registry import (
-    MODELS as MODELS,
     create_model as create_model,
     list_models as list_models,
     model_variant as model_variant,
+    MODELS as MODELS,
 )
 from nfx.models._variants import NFNetVariant as NFNetVariant

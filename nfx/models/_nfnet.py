@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from nfx.models._variants import NFNetVariant
 from nfx.nn import (
     ACTIVATIONS,
-    Linear,
-    SqueezeExcite,
-    StochasticDepth,
-    WSConv2d,
     average_pool,
     block_betas,
     block_drop_rates,
     dropout,
+    Linear,
+    SqueezeExcite,
+    StochasticDepth,
+    WSConv2d,
 )
 
 
@@ -98,9 +98,14 @@ class NFBlock(eqx.Module):
         width = groups * variant.group_width
         keys = iter(jax.random.split(key, 6))
 
-        def conv(inputs: int, outputs: int, size: int, **kwargs: int) -> WSConv2d:
+        def conv(
+            inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
+        ) -> WSConv2d:
             rule = variant.standardization
-            return WSConv2d(inputs, outputs, size, standardization=rule, key=next(keys), **kwargs)
+            return WSConv2d(
+                inputs, outputs, size, stride=stride, groups=groups, standardization=rule,
+                key=next(keys),
+            )  # fmt: skip
 
         self.conv0 = conv(in_channels, width, 1)
         self.conv1 = conv(width, width, 3, stride=stride, groups=groups)

@@ -5,8 +5,10 @@ Source: Brock et al. (2021), arXiv:2102.06171; sizes, widths and drop rates from
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+from nfx.nn import Standardization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class NFNetVariant:
     activation: str = "gelu"
     alpha: float = 0.2
     skip_gain: float = 0.0
-    standardization: str = "official"
+    standardization: Standardization = "official"
     stochastic_depth_rate: float = 0.25
     drop_rate: float
     train_size: int
@@ -85,10 +87,8 @@ class NFNetVariant:
         return (*self.stem_widths, self.widths[0] // 2)
 
 
-_PLUS = (384, 768, 2048, 2048)
-
 # fmt: off
-NFNETS: Mapping[str, NFNetVariant] = MappingProxyType({
+_F: Mapping[str, NFNetVariant] = {
     "nfnet_f0": NFNetVariant(depths=(1,  2,  6,  3), drop_rate=0.2, train_size=192, test_size=256),
     "nfnet_f1": NFNetVariant(depths=(2,  4, 12,  6), drop_rate=0.3, train_size=224, test_size=320),
     "nfnet_f2": NFNetVariant(depths=(3,  6, 18,  9), drop_rate=0.4, train_size=256, test_size=352),
@@ -97,18 +97,28 @@ NFNETS: Mapping[str, NFNetVariant] = MappingProxyType({
     "nfnet_f5": NFNetVariant(depths=(6, 12, 36, 18), drop_rate=0.5, train_size=416, test_size=544),
     "nfnet_f6": NFNetVariant(depths=(7, 14, 42, 21), drop_rate=0.5, train_size=448, test_size=576),
     "nfnet_f7": NFNetVariant(depths=(8, 16, 48, 24), drop_rate=0.5, train_size=480, test_size=608),
-    "nfnet_f0+": NFNetVariant(depths=(1,  2,  6,  3), widths=_PLUS, drop_rate=0.2, train_size=192, test_size=256),
-    "nfnet_f1+": NFNetVariant(depths=(2,  4, 12,  6), widths=_PLUS, drop_rate=0.3, train_size=224, test_size=320),
-    "nfnet_f2+": NFNetVariant(depths=(3,  6, 18,  9), widths=_PLUS, drop_rate=0.4, train_size=256, test_size=352),
-    "nfnet_f3+": NFNetVariant(depths=(4,  8, 24, 12), widths=_PLUS, drop_rate=0.4, train_size=320, test_size=416),
-    "nfnet_f4+": NFNetVariant(depths=(5, 10, 30, 15), widths=_PLUS, drop_rate=0.5, train_size=384, test_size=512),
-    "nfnet_f5+": NFNetVariant(depths=(6, 12, 36, 18), widths=_PLUS, drop_rate=0.5, train_size=416, test_size=544),
-    "nfnet_f6+": NFNetVariant(depths=(7, 14, 42, 21), widths=_PLUS, drop_rate=0.5, train_size=448, test_size=576),
-    "nfnet_f7+": NFNetVariant(depths=(8, 16, 48, 24), widths=_PLUS, drop_rate=0.5, train_size=480, test_size=608),
-    # Not the paper's: the same architecture for small images, to learn and to test with.
+}
+
+# The F+ models are the F models with wider stages, and in nothing else.
+_F_PLUS: Mapping[str, NFNetVariant] = {
+    f"{name}+": replace(variant, widths=(384, 768, 2048, 2048)) for name, variant in _F.items()
+}
+
+# Not the paper's: the same architecture for small images, to learn and to test with. Their stems
+# halve the image once, and their branches start open: at `skip_gain` zero a gain must first grow
+# under clipping, which takes longer than their whole training.
+_SMALL: Mapping[str, NFNetVariant] = {
     "nfnet_nano": NFNetVariant(
-        depths=(1, 1, 2, 1), widths=(32, 64, 128, 128), stem_widths=(16,), stem_strides=(1, 2),
-        group_width=16, drop_rate=0.1, stochastic_depth_rate=0.1, train_size=28, test_size=28,
+        depths=(1, 1, 1, 1), widths=(32, 64, 96, 96), stem_widths=(16,), stem_strides=(1, 2),
+        group_width=16, skip_gain=1.0, stochastic_depth_rate=0.1, drop_rate=0.1,
+        train_size=28, test_size=28,
     ),
-})
+    "nfnet_micro": NFNetVariant(
+        depths=(1, 1, 2, 1), widths=(32, 64, 128, 128), stem_widths=(16,), stem_strides=(1, 2),
+        group_width=32, expansion=1.0, skip_gain=1.0, stochastic_depth_rate=0.1, drop_rate=0.2,
+        train_size=28, test_size=28,
+    ),
+}
 # fmt: on
+
+NFNETS: Mapping[str, NFNetVariant] = MappingProxyType({**_F, **_F_PLUS, **_SMALL})

@@ -1,6 +1,6 @@
 """The parts of normalizer-free networks. Modules take one example; `jax.vmap` sits outside."""
 
-from nfx.nn._activations import ACTIVATIONS as ACTIVATIONS, Activation as Activation
+from nfx.nn._activations import Activation as Activation, ACTIVATIONS as ACTIVATIONS
 from nfx.nn._conv import WSConv2d as WSConv2d
 from nfx.nn._convolution import convolve as convolve
 from nfx.nn._ledger import block_betas as block_betas, block_drop_rates as block_drop_rates
@@ -8,8 +8,9 @@ from nfx.nn._linear import Linear as Linear
 from nfx.nn._pool import average_pool as average_pool, max_pool as max_pool
 from nfx.nn._squeeze_excite import SqueezeExcite as SqueezeExcite
 from nfx.nn._standardize import (
+    Standardization as Standardization,
     STANDARDIZATIONS as STANDARDIZATIONS,
     standardize_weight as standardize_weight,
     standardize_weight_timm as standardize_weight_timm,
 )
-from nfx.nn._stochastic import StochasticDepth as StochasticDepth, dropout as dropout
+from nfx.nn._stochastic import dropout as dropout, StochasticDepth as StochasticDepth

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfx.nn._convolution import convolve
-from nfx.nn._standardize import STANDARDIZATIONS
+from nfx.nn._standardize import Standardization, STANDARDIZATIONS
 
 
-Standardization = Literal["official", "timm"]
 Padding = Literal["SAME", "symmetric"]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+
 Ramp = tuple[tuple[float, ...], ...]
 
 

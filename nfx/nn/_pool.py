@@ -1,5 +1,7 @@
 """Pooling with `SAME` padding: outputs are `ceil(size / stride)`."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,9 +24,15 @@ def max_pool(x: Float[Array, "h w c"], window: int, stride: int) -> Float[Array,
     return _reduce_window(x, -np.inf, jax.lax.max, window, stride)
 
 
-def _reduce_window(x, initial: float, operation, window: int, stride: int) -> Array:  # noqa: ANN001
+def _reduce_window(
+    x: Array | np.ndarray,
+    initial: float,
+    operation: Callable[[Array, Array], Array],
+    window: int,
+    stride: int,
+) -> Array:
     # The initial value must be a constant: a traced one loses the gradient rule.
-    initial = np.asarray(initial, x.dtype)
+    constant = np.asarray(initial, x.dtype)
     return jax.lax.reduce_window(
-        x, initial, operation, (window, window, 1), (stride, stride, 1), "SAME"
+        x, constant, operation, (window, window, 1), (stride, stride, 1), "SAME"
     )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,10 @@ def standardize_weight_timm(
     return (weight - mean) * (gain * jax.lax.rsqrt(fan_in * (variance + eps)))
 
 
+Standardization = Literal["official", "timm"]
+
 # By name, so that a layer can hold its rule as a static field.
-STANDARDIZATIONS: Mapping[str, Callable[..., Array]] = MappingProxyType(
+STANDARDIZATIONS: Mapping[Standardization, Callable[..., Array]] = MappingProxyType(
     {"official": standardize_weight, "timm": standardize_weight_timm}
 )
 

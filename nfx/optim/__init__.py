@@ -1,22 +1,22 @@
 """What normalizer-free training needs on top of optax."""
 
 from nfx.optim._agc import (
-    ClipCount as ClipCount,
     adaptive_grad_clip as adaptive_grad_clip,
     clip_unitwise as clip_unitwise,
+    ClipCount as ClipCount,
     count_clipped as count_clipped,
     unitwise_norm as unitwise_norm,
 )
 from nfx.optim._ema import (
-    EmaState as EmaState,
     ema_decay as ema_decay,
     ema_parameters as ema_parameters,
+    EmaState as EmaState,
     parameter_ema as parameter_ema,
 )
 from nfx.optim._nfnet_sgd import (
+    nfnet_sgd as nfnet_sgd,
     OFFICIAL_GROUPS as OFFICIAL_GROUPS,
     ParameterGroups as ParameterGroups,
-    nfnet_sgd as nfnet_sgd,
 )
 from nfx.optim._schedules import (
     scaled_learning_rate as scaled_learning_rate,

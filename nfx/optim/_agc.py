@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from nfx._tree import mask_by_path
-from nfx._units import Units, unit_axes
+from nfx._units import unit_axes, Units
 
 
 # The official code divides by the norm of the gradient, no smaller than this.
@@ -27,7 +27,7 @@ def unitwise_norm(x: Float[Array, "*shape"], units: Units) -> Float[Array, "*uni
     Returns:
         The norms, with axes of size one kept so that they broadcast against `x`.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
     kept = {axis % x.ndim for axis in units}
     reduced = tuple(axis for axis in range(x.ndim) if axis not in kept)
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=reduced, keepdims=True))

@@ -12,11 +12,11 @@ class EmaState(NamedTuple):
     """State of `parameter_ema`.
 
     Attributes:
-        count: Updates so far.
+        step: Updates so far.
         ema: The averaged parameters, with the structure of the parameters.
     """
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     ema: PyTree
 
 
@@ -50,16 +50,17 @@ def parameter_ema(decay: float) -> optax.GradientTransformation:
         return EmaState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
     def update(
-        updates: PyTree, state: EmaState, params: PyTree | None = None
-    ) -> tuple[PyTree, EmaState]:
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None
+    ) -> tuple[PyTree, optax.OptState]:
+        assert isinstance(state, EmaState)
         if params is None:
             raise ValueError("parameter_ema needs params: optimizer.update(updates, state, params)")
-        d = ema_decay(state.count, decay)
+        d = ema_decay(state.step, decay)
         new_params = optax.apply_updates(params, updates)
         ema = jax.tree.map(
             lambda old, new: (old * d + new * (1 - d)).astype(old.dtype), state.ema, new_params
         )
-        return updates, EmaState(state.count + 1, ema)
+        return updates, EmaState(state.step + 1, ema)
 
     return optax.GradientTransformation(init, update)
 

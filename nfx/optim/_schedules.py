@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 
 def scaled_learning_rate(rate: float, batch_size: int) -> float:
@@ -11,7 +11,12 @@ def scaled_learning_rate(rate: float, batch_size: int) -> float:
 
 
 def warmup_cosine(
-    peak: float, *, steps: float, warmup_steps: float = 0.0, start: float = 0.0, end: float = 0.0
+    peak: float,
+    *,
+    steps: int | float,
+    warmup_steps: int | float = 0.0,
+    start: float = 0.0,
+    end: float = 0.0,
 ) -> optax.Schedule:
     """Rises linearly to `peak`, then falls along half a cosine to `end`.
 
@@ -31,7 +36,7 @@ def warmup_cosine(
     """
     _check_warmup(warmup_steps, steps)
 
-    def schedule(step: Float[Array, ""] | int) -> Float[Array, ""]:
+    def schedule(step: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
         progress = jnp.clip((step - warmup_steps) / (steps - warmup_steps), 0, 1)
         cosine = end + 0.5 * (peak - end) * (1 + jnp.cos(jnp.pi * progress))
@@ -41,7 +46,12 @@ def warmup_cosine(
 
 
 def warmup_exponential(
-    peak: float, *, warmup_steps: float, factor: float, interval: float, start: float = 0.0
+    peak: float,
+    *,
+    warmup_steps: int | float,
+    factor: float,
+    interval: int | float,
+    start: float = 0.0,
 ) -> optax.Schedule:
     """Rises linearly to `peak`, then is multiplied by `factor` every `interval` steps.
 
@@ -49,7 +59,7 @@ def warmup_exponential(
         Official code, `optim.WarmupExpDecay`.
     """
 
-    def schedule(step: Float[Array, ""] | int) -> Float[Array, ""]:
+    def schedule(step: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
         decayed = peak * factor ** jnp.floor((step - warmup_steps) / interval)
         return jnp.where(step <= warmup_steps, _rise(step, start, peak, warmup_steps), decayed)
@@ -57,13 +67,13 @@ def warmup_exponential(
     return schedule
 
 
-def _rise(step: Array, start: float, peak: float, warmup_steps: float) -> Array:
+def _rise(step: Array, start: float, peak: float, warmup_steps: int | float) -> Array:
     # Without warm-up only step 0 comes here, and it is at the peak already.
     share = step / warmup_steps if warmup_steps else jnp.ones_like(step)
     return start + (peak - start) * share
 
 
-def _check_warmup(warmup_steps: float, steps: float) -> None:
+def _check_warmup(warmup_steps: int | float, steps: int | float) -> None:
     if not 0 <= warmup_steps < steps:
         raise ValueError(
             f"warmup_steps={warmup_steps} must be at least 0 and less than steps={steps}: the "

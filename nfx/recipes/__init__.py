@@ -1,11 +1,11 @@
 """Recipes, and running them."""
 
-from nfx.recipes._build import Parts as Parts, build_parts as build_parts
-from nfx.recipes._evaluation import RunEvaluation as RunEvaluation, evaluate as evaluate
+from nfx.recipes._build import build_parts as build_parts, Parts as Parts
+from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
 from nfx.recipes._recipe import (
-    RECIPES as RECIPES,
-    Recipe as Recipe,
     get_recipe as get_recipe,
+    Recipe as Recipe,
     recipe_from_config as recipe_from_config,
+    RECIPES as RECIPES,
 )
 from nfx.recipes._run import RunOptions as RunOptions, train as train

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from nfx.augment import Augmentation
-from nfx.data import Splits, load_folder, load_sample
+from nfx.data import load_folder, load_sample, Splits
 from nfx.models import create_model, model_variant
-from nfx.optim import OFFICIAL_GROUPS, count_clipped, nfnet_sgd, scaled_learning_rate, warmup_cosine
+from nfx.optim import count_clipped, nfnet_sgd, OFFICIAL_GROUPS, scaled_learning_rate, warmup_cosine
 from nfx.recipes._recipe import Recipe
 from nfx.train import Metrics, Preprocessing
 
@@ -75,7 +76,7 @@ def build_parts(recipe: Recipe) -> Parts:
         count = count_clipped(
             gradients, model, clipping=recipe.clipping, exclude=OFFICIAL_GROUPS.unclipped
         )
-        return {"learning_rate": schedule(step), "clipped_share": count.share}
+        return {"learning_rate": jnp.asarray(schedule(step)), "clipped_share": count.share}
 
     optimizer = nfnet_sgd(
         schedule,

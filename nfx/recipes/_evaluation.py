@@ -1,7 +1,6 @@
 """Evaluating a run's parameters, as they are and averaged."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,25 +9,22 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointStore
-from nfx.data import Batch, evaluation_batches
-from nfx.recipes._build import Parts, build_parts
+from nfx.data import evaluation_batches
+from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._recipe import recipe_from_config
 from nfx.sharding import batch_shards, make_mesh, parse_mesh_shape
 from nfx.train import (
-    Evaluation,
-    EvaluationCounts,
-    RunDirectory,
-    TrainState,
     abstract_state,
+    Evaluation,
     make_evaluation_step,
     run_evaluation,
+    RunDirectory,
+    TrainState,
 )
 
 
 # Images that a device evaluates at a time. The result does not depend on it.
 _IMAGES_PER_DEVICE = 128
-
-EvaluationStep = Callable[[PyTree, Batch], EvaluationCounts]
 
 
 class RunEvaluation(NamedTuple):
@@ -73,7 +69,7 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
 
 
 def evaluate_state(
-    step: EvaluationStep, state: TrainState, parts: Parts, mesh: Mesh
+    step: jax.stages.Wrapped, state: TrainState, parts: Parts, mesh: Mesh
 ) -> RunEvaluation:
     """Evaluates the two sets of parameters that a state holds."""
 

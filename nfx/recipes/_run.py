@@ -12,21 +12,21 @@ from jax.sharding import Mesh
 
 from nfx.checkpoint import CheckpointStore, tree_digest
 from nfx.data import training_batches
-from nfx.recipes._build import Parts, build_parts
-from nfx.recipes._evaluation import RunEvaluation, evaluate_state
-from nfx.recipes._recipe import Recipe, check_same_recipe, recipe_from_config
+from nfx.recipes._build import build_parts, Parts
+from nfx.recipes._evaluation import evaluate_state, RunEvaluation
+from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
 from nfx.sharding import check_batch_divides, make_mesh, parse_mesh_shape, place_batch
 from nfx.train import (
-    Cadence,
-    Display,
-    MetricsLog,
-    RunDirectory,
-    TrainState,
     abstract_state,
+    Cadence,
     create_state,
+    Display,
     make_evaluation_step,
     make_train_step,
+    MetricsLog,
     run_training,
+    RunDirectory,
+    TrainState,
 )
 
 

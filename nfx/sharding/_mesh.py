@@ -15,7 +15,7 @@ MESH_AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges devices in a mesh with named axes.
 
     Args:
@@ -60,7 +60,7 @@ def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
     Raises:
         ValueError: If the text does not read so.
     """
-    pairs = [pair.partition("=")[::2] for pair in text.split(",")]
+    pairs = [(axis, size) for axis, _, size in (pair.partition("=") for pair in text.split(","))]
     if any(not (size.isdecimal() or size == "all") for _, size in pairs) or (
         [size for _, size in pairs].count("all") > 1 or len(dict(pairs)) < len(pairs)
     ):

@@ -5,9 +5,9 @@ from nfx.train._loop import (
     Cadence as Cadence,
     Evaluation as Evaluation,
     Observer as Observer,
-    TrainingError as TrainingError,
     run_evaluation as run_evaluation,
     run_training as run_training,
+    TrainingError as TrainingError,
 )
 from nfx.train._losses import (
     one_hot as one_hot,
@@ -19,13 +19,13 @@ from nfx.train._run_directory import (
     RunDirectoryError as RunDirectoryError,
 )
 from nfx.train._step import (
+    abstract_state as abstract_state,
+    create_state as create_state,
     EvaluationCounts as EvaluationCounts,
+    make_evaluation_step as make_evaluation_step,
+    make_train_step as make_train_step,
     Metrics as Metrics,
     Preprocessing as Preprocessing,
     StepScalars as StepScalars,
     TrainState as TrainState,
-    abstract_state as abstract_state,
-    create_state as create_state,
-    make_evaluation_step as make_evaluation_step,
-    make_train_step as make_train_step,
 )

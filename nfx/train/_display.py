@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,7 +34,7 @@ class Display:
         )
         self._task = self._progress.add_task("", total=steps)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Display":
         self._progress.start()
         return self
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
@@ -41,6 +41,7 @@ class Cadence:
             raise ValueError(f"Every count of steps must be at least 1; got {self}.")
 
 
+@runtime_checkable
 class Observer(Protocol):
     """What is done with the state as training goes."""
 
@@ -63,12 +64,12 @@ class Evaluation(NamedTuple):
     Attributes:
         accuracy: Share of examples whose label is scored highest.
         loss: Mean cross-entropy, without smoothing.
-        count: Examples, each seen once.
+        examples: How many, each seen once.
     """
 
     accuracy: float
     loss: float
-    count: int
+    examples: int
 
 
 def run_training(
@@ -133,8 +134,8 @@ def run_evaluation(
         mesh: Where to place the batches.
     """
     counts = jax.device_get([step(model, place_batch(batch, mesh)) for batch in batches])
-    correct, loss, count = (math.fsum(values) for values in zip(*counts, strict=True))
-    return Evaluation(correct / count, loss / count, int(count))
+    correct, loss, examples = (math.fsum(values) for values in zip(*counts, strict=True))
+    return Evaluation(correct / examples, loss / examples, int(examples))
 
 
 def _average(last: int, records: list[dict[str, float]]) -> dict[str, float]:

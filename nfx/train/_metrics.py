@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from nfx.train._run_directory import write_text
 
@@ -39,7 +38,7 @@ class MetricsLog:
 
             self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(

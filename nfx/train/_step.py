@@ -6,7 +6,7 @@ the update, the partitioner sees elementwise operations and reductions only.
 
 import functools as ft
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,8 +15,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from nfx.augment import Augmentation, augment_batch, example_keys, normalize
-from nfx.data import PADDING_LABEL, Batch
+from nfx.augment import augment_batch, Augmentation, example_keys, normalize
+from nfx.data import Batch, PADDING_LABEL
 from nfx.optim import ema_parameters
 from nfx.sharding import batch_axes, batch_spec, local_example_indices, replicated
 from nfx.train._losses import one_hot, smoothed_cross_entropy
@@ -63,23 +63,19 @@ class EvaluationCounts(NamedTuple):
     Attributes:
         correct: How many have their label scored highest.
         loss: Sum of their cross-entropies, without smoothing.
-        count: How many there are.
+        examples: How many there are.
     """
 
     correct: Float[Array, ""]
     loss: Float[Array, ""]
-    count: Float[Array, ""]
+    examples: Float[Array, ""]
 
 
 Metrics = dict[str, Float[Array, ""]]
 
 
-class StepScalars(Protocol):
-    """Reads scalars to log off a step, as the learning rate or the share of clipped units."""
-
-    def __call__(self, gradients: PyTree, model: PyTree, step: Int[Array, ""]) -> Metrics:
-        """Returns scalars by name."""
-        ...
+# Reads scalars to log off a step: (gradients, model, step) -> scalars by name.
+StepScalars = Callable[[PyTree, PyTree, Int[Array, ""]], Metrics]
 
 
 def create_state(
@@ -117,7 +113,7 @@ def make_train_step(
     preprocessing: Preprocessing,
     mesh: Mesh,
     observe: StepScalars = lambda gradients, model, step: {},
-) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
 
     The state is donated. The key is that of the run: each example's randomness follows from
@@ -157,9 +153,7 @@ def make_train_step(
     )
 
 
-def make_evaluation_step(
-    preprocessing: Preprocessing, mesh: Mesh
-) -> Callable[[PyTree, Batch], EvaluationCounts]:
+def make_evaluation_step(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages.Wrapped:
     """Makes the jitted `(model, batch) -> counts`; summed over batches, the counts are exact."""
 
     def local(model: PyTree, batch: Batch) -> EvaluationCounts:

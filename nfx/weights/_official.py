@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.weights._rename import Model, fill
+from nfx.weights._rename import fill, Model
 
 
 class Rename(NamedTuple):
-    """Leaf paths that match `pattern` are called `name` in the official code.
+    r"""Leaf paths that match `pattern` are called `name` in the official code.
 
     Attributes:
         pattern: A regular expression for the whole path.
-        name: The official name, with `\\1` for groups and `{block}` for the official module
+        name: The official name, with `\1` for groups and `{block}` for the official module
             name of the block: `nf_block`, `nf_block_1`, counted over the whole network.
     """
 
@@ -26,18 +26,22 @@ class Rename(NamedTuple):
 
 _BLOCK = r"stages/\d+/blocks/\d+/"
 
+_NAME = r"NFNet/~/{block}/~/"
+
+_NAME = r"NFNet/~/{block}/~/"
+
 NFNET_RENAMES = (
-    Rename(r"stem/(\d+)/weight",                        r"NFNet/~/stem_conv\1/w"),
-    Rename(r"stem/(\d+)/(gain|bias)",                   r"NFNet/~/stem_conv\1/\2"),
-    Rename(_BLOCK + r"(conv\w+)/weight",                r"NFNet/~/{block}/~/\1/w"),
-    Rename(_BLOCK + r"(conv\w+)/(gain|bias)",           r"NFNet/~/{block}/~/\1/\2"),
-    Rename(_BLOCK + r"squeeze_excite/fc0/(w|b)\w+",     r"NFNet/~/{block}/~/squeeze_excite/~/linear/\1"),
-    Rename(_BLOCK + r"squeeze_excite/fc1/(w|b)\w+",     r"NFNet/~/{block}/~/squeeze_excite/~/linear_1/\1"),
-    Rename(_BLOCK + r"skip_gain",                       r"NFNet/~/{block}/skip_gain"),
-    Rename(r"final_conv/weight",                        r"NFNet/~/final_conv/w"),
-    Rename(r"final_conv/(gain|bias)",                   r"NFNet/~/final_conv/\1"),
-    Rename(r"head/(w|b)\w+",                            r"NFNet/~/linear/\1"),
-)  # fmt: skip  # noqa: E501
+    Rename(r"stem/(\d+)/weight",                    r"NFNet/~/stem_conv\1/w"),
+    Rename(r"stem/(\d+)/(gain|bias)",               r"NFNet/~/stem_conv\1/\2"),
+    Rename(_BLOCK + r"(conv\w+)/weight",            _NAME + r"\1/w"),
+    Rename(_BLOCK + r"(conv\w+)/(gain|bias)",       _NAME + r"\1/\2"),
+    Rename(_BLOCK + r"squeeze_excite/fc0/(w|b)\w+", _NAME + r"squeeze_excite/~/linear/\1"),
+    Rename(_BLOCK + r"squeeze_excite/fc1/(w|b)\w+", _NAME + r"squeeze_excite/~/linear_1/\1"),
+    Rename(_BLOCK + r"skip_gain",                   r"NFNet/~/{block}/skip_gain"),
+    Rename(r"final_conv/weight",                    r"NFNet/~/final_conv/w"),
+    Rename(r"final_conv/(gain|bias)",               r"NFNet/~/final_conv/\1"),
+    Rename(r"head/(w|b)\w+",                        r"NFNet/~/linear/\1"),
+)  # fmt: skip
 
 
 def official_names(model: PyTree) -> dict[str, str]:
