@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 
 from nfx.augment._mix import cutmix, mixup
 
@@ -49,7 +49,7 @@ def random_flip(key: PRNGKeyArray, image: Float[Array, "h w c"]) -> Float[Array,
 
 def augment_batch(
     augmentation: Augmentation,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " n"],
     indices: Int[Array, " n"],
     images: Float[Array, "n h w c"],
     targets: Float[Array, "n classes"],

@@ -1,12 +1,12 @@
 """One key an example, the same on any mesh and after any resume."""
 
 import jax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 
 def example_keys(
     key: PRNGKeyArray, step: Int[Array, ""] | int, indices: Int[Array, " n"]
-) -> PRNGKeyArray:
+) -> Key[Array, " n"]:
     """Derives a key for each example from (seed, step, index in the global batch).
 
     Args:

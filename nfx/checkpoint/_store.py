@@ -121,7 +121,7 @@ class CheckpointStore:
             )
 
 
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
