@@ -104,19 +104,19 @@ _F_PLUS: Mapping[str, NFNetVariant] = {
     f"{name}+": replace(variant, widths=(384, 768, 2048, 2048)) for name, variant in _F.items()
 }
 
-# Not the paper's: the same architecture for small images, to learn and to test with. Their stems
-# halve the image once, and their branches start open: at `skip_gain` zero a gain must first grow
-# under clipping, which takes longer than their whole training.
+# Not the paper's: the same architecture for small images, to learn and to test with. They throw
+# less of the image away, and their branches start open: at `skip_gain` zero a gain must first
+# grow under clipping, which takes longer than their whole training.
 _SMALL: Mapping[str, NFNetVariant] = {
     "nfnet_nano": NFNetVariant(
-        depths=(1, 1, 1, 1), widths=(32, 64, 96, 96), stem_widths=(16,), stem_strides=(1, 2),
-        group_width=16, skip_gain=1.0, stochastic_depth_rate=0.1, drop_rate=0.1,
-        train_size=28, test_size=28,
+        depths=(1, 1, 1, 1), widths=(32, 64, 96, 96), strides=(1, 2, 2, 1), stem_widths=(16,),
+        stem_strides=(1, 2), group_width=16, skip_gain=1.0, drop_rate=0.2, train_size=28,
+        test_size=28,
     ),
     "nfnet_micro": NFNetVariant(
-        depths=(1, 1, 2, 1), widths=(32, 64, 128, 128), stem_widths=(16,), stem_strides=(1, 2),
-        group_width=32, expansion=1.0, skip_gain=1.0, stochastic_depth_rate=0.1, drop_rate=0.2,
-        train_size=28, test_size=28,
+        depths=(1, 2, 3, 1), widths=(32, 64, 96, 96), strides=(1, 2, 2, 1), stem_widths=(16,),
+        stem_strides=(1, 2), group_width=16, skip_gain=1.0, drop_rate=0.2, train_size=28,
+        test_size=28,
     ),
 }
 # fmt: on

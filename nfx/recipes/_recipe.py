@@ -37,8 +37,8 @@ class Recipe:
     data: str = "sample"
     image_size: int = 28
     color: Literal["rgb", "gray"] = "gray"
-    model: str = "nfnet_micro"
-    steps: int = 2200
+    model: str = "nfnet_nano"
+    steps: int = 2500
     batch_size: int = 32
     learning_rate: float = 1.2
     warmup_steps: int = 156

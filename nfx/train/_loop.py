@@ -108,7 +108,7 @@ def run_training(
         )
         if not (evaluates or checkpoints or logs):
             continue
-        averages = _average(number, jax.device_get(pending))
+        averages = _average(number, pending)
         observer.log(number, averages, (time.monotonic() - began) / len(pending))
         if checkpoints:
             observer.checkpoint(number, state)
@@ -138,18 +138,20 @@ def run_evaluation(
     return Evaluation(correct / examples, loss / examples, int(examples))
 
 
-def _average(last: int, records: list[dict[str, float]]) -> dict[str, float]:
+def _average(last: int, metrics: list[Metrics]) -> dict[str, float]:
     """Averages the metrics of steps that end with `last`; all losses must be finite."""
+    records = [
+        {name: float(value) for name, value in record.items()} for record in jax.device_get(metrics)
+    ]
     for number, record in enumerate(records, start=last - len(records) + 1):
         if not (math.isfinite(record["loss"]) and math.isfinite(record["gradient_norm"])):
-            values = ", ".join(f"{name} {float(value):.4g}" for name, value in record.items())
+            values = ", ".join(f"{name} {value:.4g}" for name, value in record.items())
             raise TrainingError(
                 f"Training diverged: at step {number} the metrics were {values}, and were expected "
                 "to be finite. Nothing was saved since the last checkpoint. Lower the learning "
                 "rate, clip harder or warm up for longer, and start again or resume."
             )
     means = {
-        name: math.fsum(float(record[name]) for record in records) / len(records)
-        for name in records[0]
+        name: math.fsum(record[name] for record in records) / len(records) for name in records[0]
     }
-    return {**means, "last_loss": float(records[-1]["loss"])}
+    return {**means, "last_loss": records[-1]["loss"]}

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from nfx.train._run_directory import write_text
 
@@ -61,7 +62,7 @@ class MetricsLog:
                 self._board.add_scalar(name, value, step)
 
 
-def _records_up_to(path: Path, step: int) -> list[dict[str, float]]:
+def _records_up_to(path: Path, step: int) -> list[dict[str, Any]]:
     """The records of steps up to `step`; a line that was cut off belongs to a later one."""
     if not path.exists():
         return []

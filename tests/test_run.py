@@ -1,0 +1,208 @@
+"""Whole runs, as a user starts, stops, resumes and breaks them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from nfx.cli import main
+from nfx.recipes import evaluate, get_recipe, RECIPES
+
+
+# A few seconds of steps of the smallest network, with everything random switched on.
+SMALL = [
+    "--model", "nfnet_nano", "--batch-size", "16", "--steps", "40", "--checkpoint-every", "8",
+    "--evaluate-every", "40", "--log-every", "1", "--warmup-steps", "5",
+    "--stochastic-depth", "0.5", "--mixup", "0.2", "--cutmix",
+]  # fmt: skip
+KILL_AT = 21
+
+
+def nfx_train(run_dir, *options):
+    """Starts the command in a process of its own, with one device; they share compilations."""
+    command = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())", "train"]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(run_dir.parents[1] / "compilations"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [*command, "--run-dir", str(run_dir), *SMALL, *options],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def records(run_dir):
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def result(run_dir):
+    return json.loads((run_dir / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    process = nfx_train(run_dir)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return run_dir, output
+
+
+def test_a_run_says_what_it_did_and_what_comes_next(finished):
+    run_dir, output = finished
+    compiling, done = output.index("Compiling the training step"), output.index("Test accuracy")
+    assert compiling < output.index("step     40") < done
+    for hint in ("nfx evaluate", "--resume", "nfx train --data DIR", "--help"):
+        assert hint in output[done:]
+    found = result(run_dir)
+    assert found["steps"] == 40
+    assert 0 <= found["test_accuracy"] <= 1
+    assert found["train_loss"] == records(run_dir)[-2]["last_loss"]
+    assert len(found["params_digest"]) == 64
+    assert found["wall_seconds"] > 0
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["recipe"]["model"] == "nfnet_nano"
+    assert config["versions"]["nfx"]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["24", "32", "40"]
+
+
+def test_metrics_are_written_at_every_step(finished):
+    steps = [record["step"] for record in records(finished[0]) if "loss" in record]
+    assert steps == list(range(1, 41))
+    first = records(finished[0])[0]
+    assert {"learning_rate", "clipped_share", "gradient_norm", "seconds_per_step"} <= first.keys()
+    assert 0 <= first["clipped_share"] <= 1
+
+
+def test_a_killed_run_resumes_to_the_same_bits(finished):
+    run_dir = finished[0].parent / "killed"
+    process = nfx_train(run_dir)
+    while process.poll() is None and (not (log := records(run_dir)) or log[-1]["step"] < KILL_AT):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (run_dir / "result.json").exists(), "it finished before it was killed"
+
+    process = nfx_train(run_dir, "--resume")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "Resumed from the checkpoint of step" in output
+    whole, resumed = result(finished[0]), result(run_dir)
+    for key in ("params_digest", "test_accuracy", "test_loss", "train_loss"):
+        assert resumed[key] == whole[key], key
+    losses = [
+        [(record["step"], record["last_loss"]) for record in records(path) if "loss" in record]
+        for path in (run_dir, finished[0])
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(finished):
+    run_dir = finished[0].parent / "early"
+    run_dir.mkdir()
+    (run_dir / "config.json").write_text((finished[0] / "config.json").read_text())
+    process = nfx_train(run_dir, "--resume")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert result(run_dir)["params_digest"] == result(finished[0])["params_digest"]
+
+
+def test_evaluating_a_run_gives_its_result_again(finished, capsys):
+    run_dir, _ = finished
+    found = evaluate(run_dir)
+    assert found.ema.accuracy == result(run_dir)["test_accuracy"]
+    assert found.raw.accuracy == result(run_dir)["test_accuracy_raw"]
+    assert found.ema.examples == 1000
+    assert main(["evaluate", str(run_dir), "--json", "--step", "32"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ema"]["examples"] == 1000
+
+
+def refused(capsys, *arguments):
+    """What the command says when it refuses, in one paragraph."""
+    assert main(list(arguments)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("nfx: error: ")
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_run_that_diverges_stops_with_the_reason(tmp_path, capsys):
+    error = refused(capsys, "train", "--run-dir", str(tmp_path / "nan"), *SMALL,
+                    "--learning-rate", "1e25", "--clipping", "1e6")  # fmt: skip
+    assert "Training diverged: at step" in error
+    assert "Lower the learning rate" in error
+    assert not (tmp_path / "nan" / "result.json").exists()
+
+
+def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
+    run_dir = str(finished[0])
+    error = refused(capsys, "train", "--run-dir", run_dir, "--resume", "--batch-size", "64")
+    assert "its batch_size is 16, not 64" in error
+    error = refused(capsys, "train", "--run-dir", run_dir, *SMALL)
+    assert "holds a run already. Continue it with --resume" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume"], "give --run-dir DIR too"),
+        (["--resume", "--run-dir", "/nowhere"], "'/nowhere' is not a run directory"),
+        (["--recipe", "sampel"], "Unknown recipe 'sampel'. Did you mean 'sample'?"),
+        (["--model", "nfnet_mikro"], "Unknown model 'nfnet_mikro'. Did you mean 'nfnet_micro'"),
+        (["--data", "/nowhere"], "No folder '/nowhere'"),
+        (["--recipe", "folder"], "This recipe needs images: --data DIR"),
+        (["--mesh", "data=3"], "needs 3 devices"),
+        (["--mesh", "data"], "Cannot read the mesh 'data'"),
+        (["--batch-size", "30"], "batch of 30 examples does not divide over 4 devices"),
+        (["--steps", "0"], "at least 1"),
+        (["--clipping", "0"], "needs clipping > 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, "train", *arguments)
+    assert not any(tmp_path.iterdir())
+
+
+def test_evaluating_what_is_not_there_is_refused(finished, capsys, tmp_path):
+    assert "is not a run directory" in refused(capsys, "evaluate", str(tmp_path))
+    error = refused(capsys, "evaluate", str(finished[0]), "--step", "3")
+    assert "No checkpoint of step 3" in error
+    (tmp_path / "config.json").write_text((finished[0] / "config.json").read_text())
+    error = refused(capsys, "evaluate", str(tmp_path))
+    assert "No checkpoint in" in error
+
+
+def test_a_folder_of_images_trains(tmp_path):
+    for split, count in (("train", 8), ("test", 4)):
+        for index, name in enumerate(("red", "blue")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                color = [20 * number, 10, 10]
+                color[2 * index] = 255
+                Image.new("RGB", (40, 30), tuple(color)).save(folder / f"{number}.jpg")
+    run_dir = tmp_path / "run"
+    assert main(["train", "--data", str(tmp_path / "images"), "--run-dir", str(run_dir),
+                 "--model", "nfnet_nano", "--image-size", "16", "--batch-size", "8", "--steps", "3",
+                 "--checkpoint-every", "3"]) == 0  # fmt: skip
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["class_names"] == ["blue", "red"]
+    assert evaluate(run_dir).ema.examples == 8
+
+
+def test_recipes_have_names():
+    assert get_recipe("sample") == RECIPES["sample"]
+    assert get_recipe("folder").color == "rgb"

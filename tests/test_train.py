@@ -1,0 +1,152 @@
+"""Losses, evaluation, the loop and what it writes."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nfx.augment import Augmentation
+from nfx.data import ArraySource, Batch, evaluation_batches
+from nfx.sharding import make_mesh
+from nfx.train import (
+    Cadence,
+    Evaluation,
+    make_evaluation_step,
+    MetricsLog,
+    one_hot,
+    Preprocessing,
+    run_evaluation,
+    run_training,
+    RunDirectory,
+    RunDirectoryError,
+    smoothed_cross_entropy,
+    TrainingError,
+    TrainState,
+)
+from tests.reference import official_model, tiny_overrides
+
+
+PREPROCESSING = Preprocessing((0.5,), (0.25,), Augmentation())
+
+
+def test_smoothing_moves_a_share_of_the_target_to_all_classes():
+    logits = jnp.asarray([2.0, 0.0, -1.0, 0.5])
+    targets = one_hot(jnp.asarray([0]), 4)[0]
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    expected = -(0.9 * log_p[0] + 0.1 * log_p.mean())
+    np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, 0.1), expected, rtol=1e-6)
+    half = smoothed_cross_entropy(logits.astype(jnp.bfloat16), targets, 0.1)
+    assert half.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_evaluation_is_exact_over_a_ragged_last_batch(batch_size):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 16, 16, 3), np.uint8)
+    source = ArraySource(images, np.arange(10), [str(i) for i in range(10)])
+    model = official_model("nfnet_f0", num_classes=10, **tiny_overrides())
+    pixels = (images.astype(np.float32) / 255 - 0.5) / 0.25
+    logits = np.asarray(jax.jit(lambda model, x: jax.vmap(model)(x))(model, pixels))
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+    mesh = make_mesh({"data": 4})
+    step = make_evaluation_step(PREPROCESSING, mesh)
+    found = run_evaluation(step, model, evaluation_batches(source, batch_size), mesh)
+    assert found.examples == 10
+    assert found.accuracy == (logits.argmax(1) == np.arange(10)).mean()
+    assert found.loss == pytest.approx(-log_p[np.arange(10), np.arange(10)].mean(), rel=1e-5)
+
+
+def counting_step(losses):
+    """A step that does nothing but report the next loss."""
+
+    def step(state, batch, key):
+        loss = losses[int(state.step)]
+        metrics = {"loss": jnp.asarray(loss), "gradient_norm": jnp.asarray(1.0)}
+        return TrainState(state.step + 1, state.model, state.opt_state), metrics
+
+    return step
+
+
+class Recorder:
+    def __init__(self):
+        self.logged, self.saved, self.evaluated = {}, [], []
+
+    def log(self, step, metrics, seconds_per_step):
+        self.logged[step] = metrics
+
+    def checkpoint(self, step, state):
+        assert int(state.step) == step
+        self.saved.append(step)
+
+    def evaluate(self, step, state):
+        self.evaluated.append(step)
+
+
+def loop(losses, first=0):
+    recorder = Recorder()
+    batches = iter([Batch(np.zeros((4, 1)), np.zeros(4))] * len(losses))
+    state = TrainState(jnp.asarray(first, jnp.int32), {}, {})
+    cadence = Cadence(steps=len(losses), log_every=2, evaluate_every=4, checkpoint_every=3)
+    run_training(
+        counting_step(losses), state, batches, jax.random.key(0), make_mesh({"data": 4}), cadence,
+        recorder,
+    )  # fmt: skip
+    return recorder
+
+
+def test_everything_is_done_when_it_is_due_and_at_the_end():
+    recorder = loop([1.0, 3.0, 5.0, 7.0, 9.0])
+    assert recorder.saved == [3, 5]
+    assert recorder.evaluated == [4, 5]
+    means = {step: metrics["loss"] for step, metrics in recorder.logged.items()}
+    assert means == {2: 2.0, 3: 5.0, 4: 7.0, 5: 9.0}
+    assert recorder.logged[2]["last_loss"] == 3.0
+
+
+def test_a_resumed_loop_does_what_is_left():
+    assert loop([1.0, 3.0, 5.0, 7.0, 9.0], first=3).saved == [5]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(bad):
+    message = r"at step 2 the metrics were .*loss (nan|inf).*Lower the"
+    with pytest.raises(TrainingError, match=message) as error:
+        loop([1.0, bad, 2.0, 2.0])
+    assert "Nothing was saved since the last checkpoint" in str(error.value)
+
+
+def test_a_cadence_must_be_positive():
+    with pytest.raises(ValueError, match="at least 1"):
+        Cadence(steps=10, log_every=0, evaluate_every=1, checkpoint_every=1)
+
+
+def test_the_log_forgets_what_came_after_the_checkpoint(tmp_path):
+    with MetricsLog(tmp_path, step=0) as log:
+        for step in range(1, 6):
+            log.write(step, {"loss": float(step)})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 6, "lo')  # cut off by a crash
+    with MetricsLog(tmp_path, step=3) as log:
+        assert log.latest["loss"] == 3.0
+        log.write(4, {"loss": 40.0})
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_a_run_directory_holds_one_run(tmp_path):
+    RunDirectory.create(tmp_path / "run", {"recipe": {"seed": 1}})
+    assert RunDirectory.open(tmp_path / "run").config == {"recipe": {"seed": 1}}
+    with pytest.raises(RunDirectoryError, match=r"holds a run already. Continue it with --resume"):
+        RunDirectory.create(tmp_path / "run", {})
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
+        RunDirectory.open(tmp_path)
+    (tmp_path / "run" / "config.json").write_text('{"recipe":')
+    with pytest.raises(RunDirectoryError, match="cannot be read"):
+        RunDirectory.open(tmp_path / "run")
+
+
+def test_evaluations_are_plain_records():
+    assert Evaluation(0.5, 1.0, 10)._asdict() == {"accuracy": 0.5, "loss": 1.0, "examples": 10}
