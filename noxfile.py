@@ -1,0 +1,67 @@
+"""Developer tasks. `nox` runs what CI runs; `nox -l` lists everything."""
+
+import shutil
+import subprocess
+
+import nox
+
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+
+
+def runs(python: str) -> bool:
+    """Whether an interpreter is there and starts: a version manager's stub may do neither."""
+    command = shutil.which(f"python{python}")
+    return (
+        command is not None and subprocess.run([command, "-V"], capture_output=True).returncode == 0
+    )
+
+
+# The oldest Python, whose newest JAX is 0.10, and the newest, with the newest JAX.
+PYTHONS = [python for python in ("3.11", "3.13") if runs(python)]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and lint, without changing files."""
+    session.install("--group", "lint")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session(python=PYTHONS[:1])
+def layers(session: nox.Session) -> None:
+    """Imports point downwards only."""
+    session.install("-e", ".[all]", "--group", "dev")
+    session.run("lint-imports")
+
+
+@nox.session(python=PYTHONS[:1])
+def types(session: nox.Session) -> None:
+    """Static types."""
+    session.install("-e", ".[all]", "--group", "dev")
+    session.run("basedpyright", "--pythonpath", f"{session.virtualenv.location}/bin/python")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The suite on four virtual devices, with shapes checked at run time."""
+    session.install("-e", ".[all]", "--group", "tests")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session(default=False, python=PYTHONS[:1])
+def properties(session: nox.Session) -> None:
+    """The laws at length: 5,000 examples each."""
+    session.install("-e", ".[all]", "--group", "tests")
+    session.run(
+        "pytest", "tests/test_agc.py", "tests/test_standardize.py", "--hypothesis-profile=deep"
+    )
+
+
+@nox.session(default=False, python=PYTHONS[:1])
+def benchmarks(session: nox.Session) -> None:
+    """Speed, side by side with the alternatives; ratios are printed."""
+    session.install("-e", ".[all]")
+    session.run("python", "benchmarks/convolution.py", *session.posargs)
