@@ -8,10 +8,11 @@ import argparse
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 import nfx
 from nfx.augment import normalize
-from nfx.data import load_sample, training_batches
+from nfx.data import evaluation_batches, load_sample, training_batches
 from nfx.optim import ema_parameters, nfnet_sgd, warmup_cosine
 
 
@@ -20,7 +21,7 @@ parser.add_argument("--steps", type=int, default=400)
 steps = parser.parse_args().steps
 
 splits = load_sample()
-model = nfx.create_model("nfnet_nano", num_classes=10, in_channels=1, key=jax.random.key(0))
+model: PyTree = nfx.create_model("nfnet_nano", num_classes=10, in_channels=1, key=jax.random.key(0))
 optimizer = nfnet_sgd(
     warmup_cosine(0.15, steps=steps, warmup_steps=steps // 10), clipping=0.02, ema=0.99
 )
@@ -56,4 +57,5 @@ for number in range(1, steps + 1):
         print(f"step {number}  loss {loss:.3f}")
 
 averaged = ema_parameters(opt_state)
-print(f"test accuracy {accuracy(averaged, splits.test.images, splits.test.labels):.1%}")
+images, labels = next(evaluation_batches(splits.test, len(splits.test)))
+print(f"test accuracy {accuracy(averaged, images, labels):.1%}")
