@@ -28,7 +28,7 @@ def nfx_train(run_dir, *options):
     command = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())", "train"]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(run_dir.parents[1] / "compilations"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
