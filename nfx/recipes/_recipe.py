@@ -37,8 +37,8 @@ class Recipe:
     data: str = "sample"
     image_size: int = 28
     color: Literal["rgb", "gray"] = "gray"
-    model: str = "nfnet_nano"
-    steps: int = 2500
+    model: str = "nfnet_micro"
+    steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 1.2
     warmup_steps: int = 156
@@ -47,7 +47,7 @@ class Recipe:
     clipping: float = 0.02
     ema: float = 0.995
     label_smoothing: float = 0.1
-    stochastic_depth: float = 0.0
+    stochastic_depth: float = 0.1
     dropout: float = 0.2
     flip: bool = True
     mixup: float = 0.0
@@ -57,7 +57,7 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
     "sample": Recipe(),
-    "folder": Recipe(data="", image_size=64, color="rgb", steps=2000),
+    "folder": Recipe(data="", image_size=64, color="rgb"),
 })  # fmt: skip
 
 
