@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import nox
 
@@ -19,7 +20,8 @@ def runs(python: str) -> bool:
 
 
 # The oldest Python, whose newest JAX is 0.10, and the newest, with the newest JAX.
-PYTHONS = [python for python in ("3.11", "3.13") if runs(python)]
+_THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYTHONS = [python for python in ("3.11", "3.13") if runs(python)] or [_THIS]
 
 
 @nox.session

@@ -2,7 +2,9 @@
 
 A unit is what adaptive gradient clipping takes the norm of: all the weights that feed one
 output. The layout decides where it is (last axis of `HWIO`, first of `OIHW`), and only the
-module that owns a leaf knows its layout; a rank does not tell.
+module that owns a leaf knows its layout; a rank does not tell. The official code goes by rank,
+and takes a kernel with a single input, `(1, 1, 1, O)` or `(1, O)`, for one unit, where this
+finds `O`; no published model has one.
 """
 
 from collections.abc import Mapping

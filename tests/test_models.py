@@ -1,5 +1,6 @@
 import dataclasses
 import functools as ft
+import re
 
 import jax
 import jax.numpy as jnp
@@ -112,13 +113,15 @@ def test_every_field_of_the_table_is_an_override():
         ("nfnet_f0", {"depths": (1, 2)}, "must have one entry a stage"),
         ("nfnet_f0", {"stem_strides": (2, 2)}, "one entry more than"),
         ("nfnet_f0", {"group_width": 512}, "less than one group of group_width=512"),
+        ("nfnet_f0", {"strides": (1, 4, 2, 1)}, "must be 1 or 2"),
+        ("nfnet_f0", {"group_width": 0}, "group_width=0 and final_expansion=2 must be positive"),
+        ("nfnet_f0", {"drop_rate": 1.5}, "drop_rate=1.5 and stochastic_depth_rate=0.25 must be in"),
         ("nfnet_f0", {"num_classes": 0}, "num_classes=0 and in_channels=3 must be positive"),
     ],
 )
 def test_creation_refuses(name, overrides, message):
-    with pytest.raises(ValueError, match="(?s)^" + ".*") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         create_abstract(name, **overrides)
-    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(

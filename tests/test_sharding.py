@@ -62,13 +62,6 @@ def test_masks_differ_between_examples_and_not_between_meshes_or_batch_sizes():
     np.testing.assert_array_equal(masks_on(mesh_of(4), 64)[:8], eight)
 
 
-def test_a_shared_key_would_have_drawn_one_mask_for_all():
-    """The bug that the test above is there to catch."""
-    drop = nfx.nn.StochasticDepth(0.5)
-    shared = jax.vmap(lambda x: drop(x, key=jax.random.key(0)))(jnp.ones(64))
-    assert len(np.unique(shared)) == 1
-
-
 def test_steps_and_indices_have_their_own_randomness():
     keys = lambda step: jax.random.key_data(example_keys(jax.random.key(0), step, jnp.arange(4)))
     assert len(np.unique(np.concatenate([keys(0), keys(1)]), axis=0)) == 8

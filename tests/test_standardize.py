@@ -1,5 +1,6 @@
 """Weight standardization: the reference's outputs, and the laws that define it."""
 
+import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,7 @@ def test_the_law_of_moments_catches(bug):
 @given(kernels, st.floats(0.125, 8), st.floats(-2, 2))
 def test_shift_and_positive_scale_of_a_kernel_do_not_matter(weight, factor, shift):
     healthy = (fan_in_variance(weight) > 0.1) & (fan_in_variance(weight * factor) > 0.1)
+    hypothesis.assume(healthy.any())
     moved = np.float32(factor) * weight + np.float32(shift)
     first, second = (standardize(jnp.asarray(w), ones(weight)) for w in (weight, moved))
     np.testing.assert_allclose(second[..., healthy], first[..., healthy], atol=2e-4)

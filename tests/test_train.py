@@ -12,7 +12,6 @@ from nfx.data import ArraySource, Batch, evaluation_batches
 from nfx.sharding import make_mesh
 from nfx.train import (
     Cadence,
-    Evaluation,
     make_evaluation_step,
     MetricsLog,
     one_hot,
@@ -146,7 +145,3 @@ def test_a_run_directory_holds_one_run(tmp_path):
     (tmp_path / "run" / "config.json").write_text('{"recipe":')
     with pytest.raises(RunDirectoryError, match="cannot be read"):
         RunDirectory.open(tmp_path / "run")
-
-
-def test_evaluations_are_plain_records():
-    assert Evaluation(0.5, 1.0, 10)._asdict() == {"accuracy": 0.5, "loss": 1.0, "examples": 10}

@@ -84,7 +84,7 @@ def augment_batch(
         if not augmentation.cutmix:
             return mixup(key, image, partner, augmentation.mixup_alpha)
         cut = cutmix(key, image, partner)
-        if augmentation.mixup_alpha == 0:
+        if augmentation.mixup_alpha <= 0:
             return cut
         blend = mixup(key, image, partner, augmentation.mixup_alpha)
         # Whole pairs alternate, so that both images of a pair are mixed in the same way.

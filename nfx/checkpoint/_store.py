@@ -8,7 +8,6 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nfx._tree import leaves_by_path
 from nfx.checkpoint._digest import leaf_digests
 
 
@@ -27,17 +26,24 @@ class CheckpointStore:
     otherwise loaded in silence. Use it as a context manager, or `close` it.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int | None = None):
-        """Opens a directory, creating it.
+    def __init__(self, directory: str | Path, *, keep: int | None = None, read_only: bool = False):
+        """Opens a directory.
 
         Args:
             directory: Where the checkpoints are.
             keep: How many to keep, the latest; all by default.
+            read_only: Only look, as at a run that is going on. Otherwise the directory is created,
+                and what an interrupted save left in it removed.
         """
         self.directory = Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
             item_names=("state", "digests"),
         )
 
@@ -104,15 +110,15 @@ class CheckpointStore:
         except Exception as error:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: it is "
-                f"of another model, or damaged ({_first_line(error)}). Remove the folder of that "
-                f"step to fall back on an earlier one: {_others(steps, step)}."
+                f"of another model, or damaged ({_first_line(error)}). If damaged, remove its folder to "
+                f"fall back on an earlier one: {_others(steps, step)}."
             ) from error
         self._verify(restored["state"], restored["digests"], step, steps)
         return restored["state"]
 
     def _verify(self, state: PyTree, saved: dict[str, str], step: int, steps: list[int]) -> None:
         digests = leaf_digests(state)
-        damaged = [path for path in leaves_by_path(state) if digests[path] != saved.get(path)]
+        damaged = [path for path, digest in digests.items() if digest != saved.get(path)]
         if damaged:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: "

@@ -47,7 +47,7 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         return importlib.import_module(_COMMANDS[name].module).main(arguments)
     except KeyboardInterrupt:
-        print("\nnfx: interrupted. Checkpoints are kept; --resume continues.", file=sys.stderr)
+        print("\nnfx: interrupted; what was written is kept.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "nfx" or "NFX_TRACEBACK" in os.environ:
@@ -56,7 +56,7 @@ def _run(name: str, arguments: list[str]) -> int:
     except Exception as error:
         if not _is_expected(error) or "NFX_TRACEBACK" in os.environ:
             raise
-        print(f"nfx: error: {error}", file=sys.stderr)
+        print(f"nfx: error: {error}\n(NFX_TRACEBACK=1 shows where.)", file=sys.stderr)
     return 1
 
 

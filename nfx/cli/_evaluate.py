@@ -16,7 +16,7 @@ class EvaluateCommand:
 
     Attributes:
         run: The run directory.
-        data: Another folder of images of the same classes to test with.
+        data: Another folder, of the same classes, whose test images to take.
         step: Step of the checkpoint; the latest by default.
         json: Print JSON.
     """

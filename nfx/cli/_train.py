@@ -58,9 +58,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
     """The recipe whose fields the options change: named, the resumed run's, or by the data."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="nfx train", add_help=False, allow_abbrev=False)
     for option in ("--recipe", "--data", "--run-dir"):
-        parser.add_argument(option, default="")
+        spellings = dict.fromkeys((option, option.replace("-d", "_d")))
+        parser.add_argument(*spellings, default="", nargs="?", const="")
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args(arguments)
     if known.resume and known.run_dir and not known.recipe:

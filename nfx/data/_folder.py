@@ -120,7 +120,7 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"Cannot read {str(path)!r} as an image ({error}). Repair or remove the file."
         ) from error

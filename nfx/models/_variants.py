@@ -75,6 +75,23 @@ class NFNetVariant:
                 f"depths={self.depths}, widths={self.widths} and strides={self.strides} must "
                 "have one entry a stage each."
             )
+        counts = (*self.depths, *self.widths, *self.stem_widths, self.group_width)
+        if not self.depths or min(counts) < 1 or self.final_expansion < 1:
+            raise ValueError(
+                f"depths={self.depths}, widths={self.widths}, stem_widths={self.stem_widths}, "
+                f"group_width={self.group_width} and final_expansion={self.final_expansion} must "
+                "be positive, and there must be a stage."
+            )
+        if not {*self.strides, *self.stem_strides} <= {1, 2}:
+            raise ValueError(
+                f"strides={self.strides} and stem_strides={self.stem_strides} must be 1 or 2: the "
+                "shortcut of a strided block averages 2x2 pixels."
+            )
+        if not (0 <= self.drop_rate < 1 and 0 <= self.stochastic_depth_rate < 1):
+            raise ValueError(
+                f"drop_rate={self.drop_rate} and stochastic_depth_rate="
+                f"{self.stochastic_depth_rate} must be in [0, 1)."
+            )
         if len(self.stem_strides) != len(self.stem_widths) + 1:
             raise ValueError(
                 f"stem_strides={self.stem_strides} must have one entry more than "

@@ -37,7 +37,7 @@ def dropout(
 ) -> Float[Array, "*shape"]:
     """Zeroes each entry with probability `rate` and divides the others by `1 - rate`.
 
-    Without a key, or at rate 0, returns `x`.
+    Without a key, or at rate 0, returns `x`. The rate must be in [0, 1).
 
     References:
         Srivastava et al. (2014), JMLR 15.

@@ -44,7 +44,8 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
 
     Args:
         run_dir: The run directory.
-        data: Another folder of images of the same classes to test with.
+        data: Another folder, of the same classes, whose test images to take (its test/ or val/,
+            or every tenth image: see `nfx.data.load_folder`).
         step: The step of the checkpoint, the latest by default.
 
     Raises:
@@ -55,14 +56,14 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
     directory = RunDirectory.open(run_dir)
     recipe = recipe_from_config(directory.config)
     parts = build_parts(dataclasses.replace(recipe, data=data) if data else recipe)
-    known, found = directory.config["class_names"], list(parts.splits.test.class_names)
+    known, found = directory.config.get("class_names", []), list(parts.splits.test.class_names)
     if found != known:
         raise ValueError(
             f"The model knows the classes {', '.join(known)}, and the images are of "
             f"{', '.join(found)}: name the folders as in training."
         )
     mesh = make_mesh(parse_mesh_shape("data=all", jax.device_count()))
-    with CheckpointStore(directory.checkpoints) as store:
+    with CheckpointStore(directory.checkpoints, read_only=True) as store:
         like = abstract_state(parts.build_model, parts.optimizer, mesh)
         state = store.restore(like, step=step)
     return evaluate_state(make_evaluation_step(parts.preprocessing, mesh), state, parts, mesh)

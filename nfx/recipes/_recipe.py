@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to train, on what, and how. Two runs of one recipe end with the same bits.
+    """What to train, on what, and how: on one machine, always with the same bits at the end.
 
     Attributes:
         data: What to train on: "sample", the images that nfx carries, or a folder of images:
@@ -20,7 +20,8 @@ class Recipe:
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
         learning_rate: Peak rate for a batch of 256; it is scaled to the batch size.
-        warmup_steps: Steps over which the rate rises to its peak, to fall along a cosine after.
+        warmup_steps: Steps over which the rate rises to its peak, to fall along a cosine after;
+            half of the steps at most.
         momentum: Of the Nesterov momentum.
         weight_decay: L2 penalty on kernels; gains and biases have none.
         clipping: Adaptive gradient clipping's largest ratio of gradient to parameter norm.
@@ -53,6 +54,28 @@ class Recipe:
     mixup: float = 0.0
     cutmix: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks that every number is in its range.
+
+        Raises:
+            ValueError: Listing all that are not.
+        """
+        shares = ("momentum", "ema", "label_smoothing", "stochastic_depth", "dropout")
+        problems = [
+            f"{name}={getattr(self, name)} must be {range_}"
+            for names, range_, holds in (
+                (("steps", "batch_size", "image_size"), "at least 1", lambda x: x >= 1),
+                (("warmup_steps", "weight_decay", "mixup"), "at least 0", lambda x: x >= 0),
+                (("learning_rate", "clipping"), "more than 0", lambda x: x > 0),
+                (shares, "in [0, 1)", lambda x: 0 <= x < 1),
+                (("seed",), "in [0, 2**32)", lambda x: 0 <= x < 2**32),
+            )
+            for name in names
+            if not holds(getattr(self, name))
+        ]
+        if problems:
+            raise ValueError(f"The recipe cannot be trained: {'; '.join(problems)}.")
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({

@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from nfx.checkpoint import CheckpointStore, tree_digest
-from nfx.data import training_batches
+from nfx.data import Batch, training_batches
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._evaluation import evaluate_state, RunEvaluation
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
-from nfx.sharding import check_batch_divides, make_mesh, parse_mesh_shape, place_batch
+from nfx.sharding import (
+    batch_shards,
+    check_batch_divides,
+    make_mesh,
+    parse_mesh_shape,
+    place_batch,
+)
 from nfx.train import (
     abstract_state,
     Cadence,
+    check_data_parallel,
     create_state,
     Display,
     make_evaluation_step,
@@ -73,8 +81,10 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         TrainingError: If training diverges.
     """
     began = time.monotonic()
+    if recipe.data not in ("", "sample"):
+        # So that the run can be continued and evaluated from anywhere.
+        recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
     mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
-    check_batch_divides(mesh, recipe.batch_size)
     cadence = Cadence(
         steps=recipe.steps,
         log_every=options.log_every,
@@ -82,6 +92,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         checkpoint_every=options.checkpoint_every,
     )
     parts = build_parts(recipe)
+    _check(recipe, options, parts, mesh)
     directory = _open_directory(recipe, options, parts, name)
     display = Display(recipe.steps, recipe.batch_size)
     display.say(_opening_words(recipe, parts, mesh, directory))
@@ -91,7 +102,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         with display, MetricsLog(directory.path, step=int(state.step)) as log:
             observer = _Observer(parts, mesh, store, display, log)
             state = _fit(recipe, parts, mesh, cadence, state, observer)
-            evaluation = observer.evaluation or observer.evaluate(recipe.steps, state)
+            evaluation = observer.evaluation or observer.measure(state)
             store.wait()
     result = {
         "test_accuracy": evaluation.ema.accuracy,
@@ -126,7 +137,7 @@ class _Observer:
         self._store.save(step, state)
 
     def evaluate(self, step: int, state: TrainState) -> RunEvaluation:
-        evaluation = evaluate_state(self._evaluation_step, state, self._parts, self._mesh)
+        evaluation = self.measure(state)
         scalars = {
             "test_accuracy": evaluation.ema.accuracy,
             "test_accuracy_raw": evaluation.raw.accuracy,
@@ -139,6 +150,33 @@ class _Observer:
         )
         self.evaluation = evaluation
         return evaluation
+
+    def measure(self, state: TrainState) -> RunEvaluation:
+        return evaluate_state(self._evaluation_step, state, self._parts, self._mesh)
+
+
+def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> None:
+    """Refuses what cannot be trained, before anything is written."""
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"This is one of {jax.process_count()} processes, and runs are written by one: start a "
+            "single process with all the devices."
+        )
+    check_data_parallel(mesh)
+    check_batch_divides(mesh, recipe.batch_size)
+    if recipe.batch_size > len(parts.splits.train):
+        raise ValueError(
+            f"batch_size={recipe.batch_size} must be at most the {len(parts.splits.train)} images "
+            "to train on."
+        )
+    if options.keep_checkpoints < 1:
+        raise ValueError(f"keep_checkpoints={options.keep_checkpoints} must be at least 1.")
+    if parts.preprocessing.augmentation.mixes and recipe.batch_size // batch_shards(mesh) % 2:
+        raise ValueError(
+            f"MixUp and CutMix pair neighbours: batch_size={recipe.batch_size} must give each of "
+            f"{batch_shards(mesh)} devices an even number of images."
+        )
+    jax.eval_shape(parts.build_model)
 
 
 def _fit(
@@ -158,14 +196,12 @@ def _fit(
         recipe.batch_size,
         seed=recipe.seed,
         first_step=first_step,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
     )
     step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
     with observer.display.timed("Compiling the training step"):
-        # Any batch has the shapes; this one is used for nothing else.
-        example = next(training_batches(parts.splits.train, recipe.batch_size, seed=recipe.seed))
-        compiled = step.lower(state, place_batch(example, mesh), parts.key).compile()
+        shape = (recipe.batch_size, *parts.splits.train.image_shape)
+        blank = Batch(np.zeros(shape, np.uint8), np.zeros(recipe.batch_size, np.int32))
+        compiled = step.lower(state, place_batch(blank, mesh), parts.key).compile()
     return run_training(compiled, state, batches, parts.key, mesh, cadence, observer)
 
 
@@ -185,6 +221,7 @@ def _open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str
             raise ValueError("--resume needs to know what: give --run-dir DIR too.")
         directory = RunDirectory.open(options.run_dir)
         check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
+        _check_same_images(directory, parts)
         return directory
     path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     return RunDirectory.create(path, _config(recipe, parts))
@@ -194,9 +231,24 @@ def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
     packages = ("nfx", "jax", "equinox", "optax", "orbax-checkpoint", "grain")
     return {
         "recipe": dataclasses.asdict(recipe),
-        "class_names": list(parts.splits.train.class_names),
+        **_describe_images(parts),
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
+
+
+def _describe_images(parts: Parts) -> dict[str, Any]:
+    train, test = parts.splits
+    return {"class_names": list(train.class_names), "images": [len(train), len(test)]}
+
+
+def _check_same_images(directory: RunDirectory, parts: Parts) -> None:
+    found = _describe_images(parts)
+    saved = {name: directory.config.get(name) for name in found}
+    if found != saved:
+        raise ValueError(
+            f"The run in {str(directory.path)!r} began with {saved}, and there are {found} "
+            "now. Put the images back as they were, or start another run."
+        )
 
 
 def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:

@@ -21,7 +21,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     Args:
         shape: Size of each axis, as `{"data": 4, "fsdp": 2}`: any of `MESH_AXES`, size one
             allowed.
-        devices: The devices to use, all of the process's by default.
+        devices: The devices to use, all that JAX has by default.
 
     Raises:
         ValueError: If an axis is unknown or empty, or the sizes do not multiply to the
@@ -65,8 +65,8 @@ def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
         [size for _, size in pairs].count("all") > 1 or len(dict(pairs)) < len(pairs)
     ):
         raise ValueError(
-            f"Cannot read the mesh {text!r}. Write axes and sizes, each axis once, as 'data=4', "
-            "'data=4,fsdp=2' or 'data=all'."
+            f"Cannot read the mesh {text!r}. Write axes and sizes, each axis once, as 'data=4' or "
+            "'data=all'."
         )
     known = math.prod(int(size) for _, size in pairs if size != "all")
     return {

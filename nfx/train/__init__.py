@@ -20,6 +20,7 @@ from nfx.train._run_directory import (
 )
 from nfx.train._step import (
     abstract_state as abstract_state,
+    check_data_parallel as check_data_parallel,
     create_state as create_state,
     EvaluationCounts as EvaluationCounts,
     make_evaluation_step as make_evaluation_step,

@@ -54,7 +54,7 @@ class Observer(Protocol):
         ...
 
     def checkpoint(self, step: int, state: TrainState) -> None:
-        """Takes the state when a checkpoint is due; its metrics are known to be finite."""
+        """Takes the state when a checkpoint is due; the losses that led to it are finite."""
         ...
 
 
@@ -110,10 +110,10 @@ def run_training(
             continue
         averages = _average(number, pending)
         observer.log(number, averages, (time.monotonic() - began) / len(pending))
+        if evaluates:  # first, so that a run killed after the checkpoint has lost no record
+            observer.evaluate(number, state)
         if checkpoints:
             observer.checkpoint(number, state)
-        if evaluates:
-            observer.evaluate(number, state)
         pending.clear()
         began = time.monotonic()
     return state
@@ -133,7 +133,7 @@ def run_evaluation(
         batches: See `nfx.data.evaluation_batches`.
         mesh: Where to place the batches.
     """
-    counts = jax.device_get([step(model, place_batch(batch, mesh)) for batch in batches])
+    counts = [jax.device_get(step(model, place_batch(batch, mesh))) for batch in batches]
     correct, loss, examples = (math.fsum(values) for values in zip(*counts, strict=True))
     return Evaluation(correct / examples, loss / examples, int(examples))
 
@@ -149,7 +149,7 @@ def _average(last: int, metrics: list[Metrics]) -> dict[str, float]:
             raise TrainingError(
                 f"Training diverged: at step {number} the metrics were {values}, and were expected "
                 "to be finite. Nothing was saved since the last checkpoint. Lower the learning "
-                "rate, clip harder or warm up for longer, and start again or resume."
+                "rate, clip harder or warm up for longer, and start again."
             )
     means = {
         name: math.fsum(record[name] for record in records) / len(records) for name in records[0]

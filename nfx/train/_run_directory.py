@@ -37,8 +37,13 @@ class RunDirectory:
                 f"{str(path)!r} holds a run already. Continue it with --resume, or choose another "
                 "--run-dir."
             )
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "config.json", config)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"Cannot write a run into {str(path)!r} ({error}). Choose another --run-dir."
+            ) from error
         return cls(path, config)
 
     @classmethod
@@ -50,8 +55,8 @@ class RunDirectory:
         """
         path = Path(path).absolute()
         try:
-            config = json.loads((path / "config.json").read_text())
-        except (OSError, ValueError) as error:
+            config = dict(json.loads((path / "config.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise RunDirectoryError(
                 f"{str(path)!r} is not a run directory: its config.json cannot be read ({error}). "
                 "Give the directory that `nfx train` printed, or start a run without --resume."

@@ -128,7 +128,7 @@ def make_train_step(
     Raises:
         ValueError: If the mesh has axes over which a state would have to be split.
     """
-    _check_data_parallel(mesh)
+    check_data_parallel(mesh)
     loss_fn = _sharded_loss(preprocessing, mesh)
 
     def train_step(
@@ -160,8 +160,8 @@ def make_evaluation_step(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages
         images = normalize(batch.images, preprocessing.mean, preprocessing.std)
         logits = jax.vmap(model)(images)
         real = batch.labels != PADDING_LABEL
-        # A padding label has no one-hot entry, and so a loss of zero.
-        losses = smoothed_cross_entropy(logits, one_hot(batch.labels, logits.shape[-1]), 0.0)
+        targets = one_hot(batch.labels, logits.shape[-1])
+        losses = jnp.where(real, smoothed_cross_entropy(logits, targets, 0.0), 0)
         correct = real & (jnp.argmax(logits, axis=-1) == batch.labels)
         sums = [jnp.sum(x, dtype=jnp.float32) for x in (correct, losses, real)]
         return EvaluationCounts(*jax.lax.psum(sums, batch_axes(mesh)))
@@ -191,7 +191,8 @@ def _sharded_loss(preprocessing: Preprocessing, mesh: Mesh) -> Callable[..., Flo
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
 
 
-def _check_data_parallel(mesh: Mesh) -> None:
+def check_data_parallel(mesh: Mesh) -> None:
+    """Raises a `ValueError` if `mesh` has axes over which a state would have to be split."""
     split = {axis: size for axis, size in mesh.shape.items() if axis != "data" and size > 1}
     if split:
         raise ValueError(

@@ -28,8 +28,6 @@ _BLOCK = r"stages/\d+/blocks/\d+/"
 
 _NAME = r"NFNet/~/{block}/~/"
 
-_NAME = r"NFNet/~/{block}/~/"
-
 NFNET_RENAMES = (
     Rename(r"stem/(\d+)/weight",                    r"NFNet/~/stem_conv\1/w"),
     Rename(r"stem/(\d+)/(gain|bias)",               r"NFNet/~/stem_conv\1/\2"),
