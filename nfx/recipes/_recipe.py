@@ -16,7 +16,7 @@ class Recipe:
             train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg with every tenth held out.
         image_size: Side that images of a folder are decoded to, in pixels. The sample has 28.
         color: Whether images of a folder are decoded to RGB or to gray. The sample is gray.
-        model: A name of nfx.list_models().
+        model: nfnet_nano, nfnet_micro, nfnet_f0 to nfnet_f7, or nfnet_f0+ to nfnet_f7+.
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
         learning_rate: Peak rate for a batch of 256; it is scaled to the batch size.
