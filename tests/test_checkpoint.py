@@ -31,6 +31,12 @@ def test_what_comes_back_is_what_was_saved(store):
     assert tree_digest(store.restore(state(), step=2)) == tree_digest(state(2))
 
 
+def test_a_checkpoint_explains_itself(store):
+    store.save(1, state(), {"recipe": {"seed": 3}})
+    store.wait()
+    assert store.config(1) == {"recipe": {"seed": 3}}
+
+
 def test_restores_to_the_sharding_that_is_asked_for(store):
     store.save(1, state())
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -1,8 +1,9 @@
 """Saving and restoring training state with Orbax."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -44,7 +45,7 @@ class CheckpointStore:
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             ),
-            item_names=("state", "digests"),
+            item_names=("state", "record"),
         )
 
     def __enter__(self) -> "CheckpointStore":
@@ -70,12 +71,24 @@ class CheckpointStore:
         """Returns the steps that have a finished checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree) -> None:
-        """Starts to save `state`; its buffers may be donated as soon as this returns."""
+    def save(self, step: int, state: PyTree, config: Mapping[str, Any] | None = None) -> None:
+        """Starts to save `state`; its buffers may be donated as soon as this returns.
+
+        Args:
+            step: What to call the checkpoint.
+            state: A pytree of arrays.
+            config: What the run was told, as JSON, so that the checkpoint explains itself.
+        """
+        record = {"digests": leaf_digests(state), "config": dict(config or {})}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), digests=ocp.args.JsonSave(leaf_digests(state))
+            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
         self._manager.save(step, args=items, force=True)
+
+    def config(self, step: int) -> dict[str, Any]:
+        """Returns the configuration that was saved with a checkpoint."""
+        items = ocp.args.Composite(record=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=items)["record"]["config"]
 
     def restore(self, like: State, *, step: int | None = None) -> State:
         """Loads a checkpoint.
@@ -103,7 +116,7 @@ class CheckpointStore:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
-                    digests=ocp.args.JsonRestore(),
+                    record=ocp.args.JsonRestore(),
                 ),
             )
         # Orbax raises bare exceptions of many kinds, down to `Exception`, for damaged files.
@@ -113,7 +126,7 @@ class CheckpointStore:
                 f"of another model, or damaged ({_first_line(error)}). If damaged, remove its "
                 f"folder to fall back on an earlier one: {_others(steps, step)}."
             ) from error
-        self._verify(restored["state"], restored["digests"], step, steps)
+        self._verify(restored["state"], restored["record"]["digests"], step, steps)
         return restored["state"]
 
     def _verify(self, state: PyTree, saved: dict[str, str], step: int, steps: list[int]) -> None:

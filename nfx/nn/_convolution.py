@@ -16,8 +16,9 @@ def convolve(
     """Convolves one image with a `HWIO` kernel.
 
     A 1x1 kernel is a matrix product. A grouped kernel is one dense convolution per group:
-    the same numbers as `feature_group_count`, whose weight gradient XLA:CPU computes some
-    20 times slower, and which the partitioner multiplies by the size of an idle mesh axis.
+    the same numbers as `feature_group_count`, which XLA:CPU computes many times slower (see
+    benchmarks/convolution.py), and whose weight gradient the partitioner multiplies by the
+    size of an idle mesh axis.
 
     Args:
         x: The image.

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
     with CheckpointStore(directory.checkpoints, keep=options.keep_checkpoints) as store:
         state = _first_state(parts, mesh, store, display)
         with display, MetricsLog(directory.path, step=int(state.step)) as log:
-            observer = _Observer(parts, mesh, store, display, log)
+            observer = _Observer(parts, mesh, store, display, log, directory.config)
             state = _fit(recipe, parts, mesh, cadence, state, observer)
             evaluation = observer.evaluation or observer.measure(state)
             store.wait()
@@ -122,11 +123,18 @@ class _Observer:
     """What a run does with its state as training goes: an `nfx.train.Observer`."""
 
     def __init__(
-        self, parts: Parts, mesh: Mesh, store: CheckpointStore, display: Display, log: MetricsLog
+        self,
+        parts: Parts,
+        mesh: Mesh,
+        store: CheckpointStore,
+        display: Display,
+        log: MetricsLog,
+        config: Mapping[str, Any],
     ):
         self.display = display
         self.evaluation: RunEvaluation | None = None
         self._parts, self._mesh, self._store, self._log = parts, mesh, store, log
+        self._config = config
         self._evaluation_step = make_evaluation_step(parts.preprocessing, mesh)
 
     def log(self, step: int, metrics: dict[str, float], seconds_per_step: float) -> None:
@@ -134,7 +142,7 @@ class _Observer:
         self.display.update(step, metrics, seconds_per_step)
 
     def checkpoint(self, step: int, state: TrainState) -> None:
-        self._store.save(step, state)
+        self._store.save(step, state, self._config)
 
     def evaluate(self, step: int, state: TrainState) -> RunEvaluation:
         evaluation = self.measure(state)
