@@ -59,8 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
     """The recipe whose fields the options change: named, the resumed run's, or by the data."""
     parser = argparse.ArgumentParser(prog="nfx train", add_help=False, allow_abbrev=False)
-    for option in ("--recipe", "--data", "--run-dir"):
-        spellings = dict.fromkeys((option, option.replace("-d", "_d")))
+    for spellings in (("--recipe",), ("--data",), ("--run-dir", "--run_dir")):
         parser.add_argument(*spellings, default="", nargs="?", const="")
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args(arguments)
