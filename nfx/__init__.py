@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         augment as augment,
         checkpoint as checkpoint,
         data as data,
+        graph as graph,
         models as models,
         nn as nn,
         optim as optim,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 __version__ = _version("nfx")
 
 _PACKAGES = frozenset({
-    "analysis", "augment", "checkpoint", "data", "models", "nn", "optim", "recipes", "sharding",
-    "train", "weights",
+    "analysis", "augment", "checkpoint", "data", "graph", "models", "nn", "optim", "recipes",
+    "sharding", "train", "weights",
 })  # fmt: skip
 _NAMES = {"create_model": "nfx.models", "list_models": "nfx.models", "unit_axes": "nfx._units"}
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import nfx
-from nfx.weights import from_official, official_names
+from nfx.weights import from_official, from_timm, official_names
 from tests.golden import rules
 
 
@@ -29,12 +29,28 @@ def create_abstract(name, **kwargs):
     return jax.eval_shape(lambda: nfx.create_model(name, key=jax.random.key(0), **kwargs))
 
 
+def golden_model(golden, name, **kwargs):
+    """A model whose parameters follow the golden rule, by the names and shapes of the file."""
+    mapping = {
+        str(parameter): make_parameter(str(parameter), json.loads(str(shape)))
+        for parameter, shape in zip(golden["param_names"], golden["param_shapes"], strict=True)
+    }
+    load = from_official if "/" in next(iter(mapping)) else from_timm
+    return load(mapping, create_abstract(name, **kwargs))
+
+
+def make_parameter(name, shape):
+    """The golden rule's value for a reference's parameter, by its name there."""
+    make = rules.official_param if "/" in name else rules.timm_param
+    return make(name, tuple(shape))
+
+
 def official_model(name, **kwargs):
     """A model whose parameters follow the golden rule, loaded by their official names."""
     model = create_abstract(name, **kwargs)
     leaves = jax.tree.leaves(model)
     mapping = {
-        official: rules.official_param(official, leaf.shape)
+        official: make_parameter(official, leaf.shape)
         for official, leaf in zip(official_names(model).values(), leaves, strict=True)
     }
     return from_official(mapping, model)

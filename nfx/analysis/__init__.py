@@ -1,7 +1,9 @@
 """Looking into models."""
 
 from nfx.analysis._signal import (
+    Signal as Signal,
     signal_propagation as signal_propagation,
+    signal_statistics as signal_statistics,
     SignalPropagation as SignalPropagation,
-    trace_statistics as trace_statistics,
+    tap_signal as tap_signal,
 )

@@ -1,50 +1,44 @@
-"""NFNet: the normalizer-free network of Brock et al. (2021), arXiv:2102.06171."""
+"""Normalizer-free networks: one block, and the network around it."""
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from nfx.models._variants import NFNetVariant
+from nfx.models._features import check_image, describe_features, FeatureInfo, Features
+from nfx.models._variant import Family, NFNetVariant
 from nfx.nn import (
+    Activation,
     ACTIVATIONS,
     average_pool,
     block_betas,
     block_drop_rates,
     dropout,
+    EfficientChannelAttention,
     Linear,
+    max_pool,
+    Padding,
     SqueezeExcite,
     StochasticDepth,
     WSConv2d,
 )
 
 
-class Trace(NamedTuple):
-    """Everything a forward pass computes on its way to the logits.
-
-    Attributes:
-        stem: Output of the stem.
-        blocks: Output of each block, in order.
-        residuals: Each block's residual branch after squeeze-excite, before it is dropped
-            and scaled.
-        pooled: Features before dropout and the classifier.
-        logits: Scores of the classes.
-    """
-
-    stem: Float[Array, "h w c"]
-    blocks: tuple[Float[Array, "_ _ _"], ...]
-    residuals: tuple[Float[Array, "_ _ _"], ...]
-    pooled: Float[Array, " features"]
-    logits: Float[Array, " classes"]
+Attention = SqueezeExcite | EfficientChannelAttention
 
 
 class NFBlock(eqx.Module):
     """A bottleneck of weight-standardized convolutions around which the signal grows.
 
-    `y = shortcut + alpha * skip_gain * drop(2 * gate * branch(beta * activation(x)))`, where
-    the shortcut projects the activated input, or is `x` itself.
+    `y = shortcut + alpha * skip_gain * drop(branch(beta * activation(x)))`, where the shortcut
+    projects the activated input, or is `x` itself. An attention multiplies the branch by twice
+    its gate: at its end, or in an NF-RegNet before the last convolution.
+
+    What a variant does not have is None: there are no switches.
     """
 
     unit_axes: ClassVar = {"skip_gain": ()}
@@ -52,13 +46,15 @@ class NFBlock(eqx.Module):
     conv0: WSConv2d
     conv1: WSConv2d
     conv1b: WSConv2d | None
+    inner_attention: Attention | None
     conv2: WSConv2d
+    attention: Attention | None
     conv_shortcut: WSConv2d | None
-    squeeze_excite: SqueezeExcite | None
     stochastic_depth: StochasticDepth
-    skip_gain: Float[Array, ""]
+    skip_gain: Float[Array, ""] | None
     stride: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)
     alpha: float = eqx.field(static=True)
     beta: float = eqx.field(static=True)
 
@@ -68,18 +64,18 @@ class NFBlock(eqx.Module):
         in_channels: int,
         out_channels: int,
         *,
-        stride: int,
-        beta: float,
-        drop_rate: float,
+        stride: int = 1,
+        beta: float = 1.0,
+        drop_rate: float = 0.0,
         key: PRNGKeyArray,
     ):
-        """Builds one block of `variant`; while its `skip_gain` is zero it is its shortcut.
+        """Builds one block of `variant`; as it starts, it is its shortcut.
 
         Args:
             variant: What all blocks of a network share.
             in_channels: Channels of the input.
             out_channels: Channels of the output.
-            stride: Stride of the first 3x3 convolution and of the shortcut's pooling.
+            stride: Stride of the first 3x3 convolution and of the shortcut.
             beta: One over the expected standard deviation of the input.
             drop_rate: Probability of stochastic depth.
             key: Randomness for the kernels.
@@ -87,66 +83,63 @@ class NFBlock(eqx.Module):
         Raises:
             ValueError: If the width of the 3x3 convolutions is less than one group.
         """
-        base = out_channels if variant.big_width else in_channels
-        groups = int(base * variant.expansion) // variant.group_width
-        if groups == 0:
-            raise ValueError(
-                f"A block with {base} channels and expansion={variant.expansion} has 3x3 "
-                f"convolutions {int(base * variant.expansion)} wide, less than one group of "
-                f"group_width={variant.group_width}: widen it or narrow its groups."
-            )
-        width = groups * variant.group_width
+        width, groups = variant.block_width(in_channels, out_channels)
         keys = iter(jax.random.split(key, 6))
+        gamma, kernel_gamma = variant.gammas
 
         def conv(
             inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
         ) -> WSConv2d:
-            rule = variant.standardization
             return WSConv2d(
-                inputs, outputs, size, stride=stride, groups=groups, standardization=rule,
-                key=next(keys),
+                inputs, outputs, size, stride=stride, groups=groups, padding=variant.padding,
+                standardization=variant.standardization, gamma=kernel_gamma, key=next(keys),
             )  # fmt: skip
 
         self.conv0 = conv(in_channels, width, 1)
-        self.conv1 = conv(width, width, 3, stride=stride, groups=groups)
+        self.conv1 = conv(width, width, 3, stride, groups)
         self.conv1b = conv(width, width, 3, groups=groups) if variant.two_convs else None
         self.conv2 = conv(width, out_channels, 1)
+        if variant.skip_gain is None:
+            self.conv2 = eqx.tree_at(lambda c: c.gain, self.conv2, jnp.zeros(out_channels))
         projects = stride > 1 or in_channels != out_channels
-        self.conv_shortcut = conv(in_channels, out_channels, 1) if projects else None
-        ratio = variant.squeeze_excite_ratio
-        self.squeeze_excite = (
-            None if ratio is None else SqueezeExcite(out_channels, ratio, key=next(keys))
-        )
-        self.stochastic_depth = StochasticDepth(drop_rate)
-        self.skip_gain = jnp.full((), variant.skip_gain)
+        own_stride = stride if variant.strided_shortcut else 1
+        self.conv_shortcut = conv(in_channels, out_channels, 1, own_stride) if projects else None
+        inner = variant.attention_after == "conv1"
+        attention = _build_attention(variant, width if inner else out_channels, key=next(keys))
+        self.inner_attention, self.attention = (attention, None) if inner else (None, attention)
+        scales = variant.stochastic_depth == "timm"
+        self.stochastic_depth = StochasticDepth(drop_rate, scale_by_keep=scales)
+        self.skip_gain = None if variant.skip_gain is None else jnp.full((), variant.skip_gain)
         self.stride = stride
-        self.activation = variant.activation
+        self.activation = variant.activation_function
+        self.gamma = gamma
         self.alpha = variant.alpha
         self.beta = beta
 
     @jax.named_scope("nfx.models.NFBlock")
     def __call__(
         self, x: Float[Array, "h w i"], *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "h2 w2 o"], Float[Array, "h2 w2 o"]]:
-        """Returns the output and the residual branch, the latter neither dropped nor scaled."""
-        activation = ACTIVATIONS[self.activation]
+    ) -> Float[Array, "h2 w2 o"]:
+        """Computes the output for one image."""
+        activation = Activation(ACTIVATIONS[self.activation].function, self.gamma)
         activated = activation(x) * self.beta
-        residual = self.conv1(activation(self.conv0(activated)))
+        branch = self.conv1(activation(self.conv0(activated)))
         if self.conv1b is not None:
-            residual = self.conv1b(activation(residual))
-        residual = self.conv2(activation(residual))
-        if self.squeeze_excite is not None:
-            residual = 2 * self.squeeze_excite(residual) * residual
-        branch = self.stochastic_depth(residual, key=key) * self.skip_gain.astype(x.dtype)
-        return branch * self.alpha + self._shortcut(x, activated), residual
+            branch = self.conv1b(activation(branch))
+        branch = _attend(self.inner_attention, branch)
+        branch = _attend(self.attention, self.conv2(activation(branch)))
+        branch = self.stochastic_depth(branch, key=key)
+        if self.skip_gain is not None:
+            branch = branch * self.skip_gain.astype(x.dtype)
+        return branch * self.alpha + self._shortcut(x, activated)
 
     def _shortcut(
         self, x: Float[Array, "h w i"], activated: Float[Array, "h w i"]
     ) -> Float[Array, "h2 w2 o"]:
         if self.conv_shortcut is None:
             return x
-        pooled = average_pool(activated, 2, 2) if self.stride > 1 else activated
-        return self.conv_shortcut(pooled)
+        pools = self.stride > self.conv_shortcut.stride
+        return self.conv_shortcut(average_pool(activated, 2, 2) if pools else activated)
 
 
 class Stage(eqx.Module):
@@ -156,18 +149,25 @@ class Stage(eqx.Module):
 
 
 class NFNet(eqx.Module):
-    """A normalizer-free network, for one image.
+    """A normalizer-free network, for one image: NFNet, NF-ResNet or NF-RegNet.
 
-    Differences from the paper: none in the function; parameters are in one tree whose every
+    Its variant decides which: see `nfx.models.NFNetVariant`, and `nfx.models.CONVENTIONS` for
+    what the implementations in use do differently.
+
+    Differences from the papers: none in the function; parameters are in one tree whose every
     kernel has its outputs last, and the width of a block's 3x3 convolutions counts whole
     groups, as in the official code (128 and not 192 in the first stage of the F+ variants).
     """
 
     stem: tuple[WSConv2d, ...]
     stages: tuple[Stage, ...]
-    final_conv: WSConv2d
+    final_conv: WSConv2d | None
     head: Linear
+    family: Family = eqx.field(static=True)
+    stem_pool: bool = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
     activation: str = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)
     drop_rate: float = eqx.field(static=True)
 
     def __init__(
@@ -176,32 +176,36 @@ class NFNet(eqx.Module):
         """Builds the network of a variant.
 
         Args:
-            variant: The row to build: see `nfx.models.NFNetVariant`.
+            variant: The row to build.
             num_classes: Length of the logits.
             in_channels: Channels of the images.
             key: Randomness for all parameters.
 
         Raises:
-            ValueError: If the activation is unknown or changes the number of channels, or a
-                block is narrower than one group.
+            ValueError: If a block is narrower than one group.
         """
-        if variant.activation not in ACTIVATIONS or variant.activation == "glu":
-            raise ValueError(
-                f"activation={variant.activation!r} is not one an NFNet can use: "
-                f"{', '.join(sorted(set(ACTIVATIONS) - {'glu'}))}."
-            )
         stem_key, stages_key, final_key, head_key = jax.random.split(key, 4)
-        features = variant.widths[-1] * variant.final_expansion
-        rule = variant.standardization
+        self.gamma, kernel_gamma = variant.gammas
         self.stem = _build_stem(variant, in_channels, key=stem_key)
         self.stages = _build_stages(variant, key=stages_key)
-        self.final_conv = WSConv2d(
-            variant.widths[-1], features, 1, standardization=rule, key=final_key
-        )
-        initializer = jax.nn.initializers.normal(0.01)
+        features = variant.final_channels or variant.channels[-1]
+        self.final_conv = None if variant.final_channels is None else WSConv2d(
+            variant.channels[-1], features, 1, padding=variant.padding,
+            standardization=variant.standardization, gamma=kernel_gamma, key=final_key,
+        )  # fmt: skip
+        initializer = jax.nn.initializers.normal(variant.head_std)
         self.head = Linear(features, num_classes, initializer=initializer, key=head_key)
-        self.activation = variant.activation
+        self.family = variant.family
+        self.stem_pool = variant.stem_pool
+        self.padding = variant.padding
+        self.activation = variant.activation_function
         self.drop_rate = variant.drop_rate
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Channels and stride of the feature maps: the stem's, each stage's, the last."""
+        stages = [(stage.blocks[-1].conv2, stage.blocks[0].stride) for stage in self.stages]
+        return describe_features(self.stem, self.stem_pool, stages, self.head)
 
     def __call__(
         self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None
@@ -216,26 +220,55 @@ class NFNet(eqx.Module):
         Raises:
             ValueError: If `image` is not one floating-point image with the right channels.
         """
-        return self.trace(image, key=key).logits
+        return self.features(image, key=key).logits
 
-    def trace(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Trace:
-        """As calling the model, with everything computed on the way."""
-        _check_image(image, self.stem[0].weight.shape[2])
-        activation = ACTIVATIONS[self.activation]
-        blocks = [block for stage in self.stages for block in stage.blocks]
-        keys = [None] * (len(blocks) + 1) if key is None else jax.random.split(key, len(blocks) + 1)
+    def features(self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None) -> Features:
+        """As calling the model, with the feature maps on the way: see `feature_info`.
+
+        For other activations on the way, see `nfx.graph.taps`.
+        """
+        check_image(image, self.stem[0].weight.shape[2])
+        keys = _split(key, sum(len(stage.blocks) for stage in self.stages) + 1)
+        activation = Activation(ACTIVATIONS[self.activation].function, self.gamma)
 
         stem = self.stem[0](image)
         for conv in self.stem[1:]:
             stem = conv(activation(stem))
-        x, outputs, residuals = stem, [], []
-        for block, block_key in zip(blocks, keys[:-1], strict=True):
-            x, residual = block(x, key=block_key)
-            outputs.append(x)
-            residuals.append(residual)
-        pooled = jnp.mean(activation(self.final_conv(x)), axis=(0, 1))
-        logits = self.head(dropout(pooled, self.drop_rate, key=keys[-1]))
-        return Trace(stem, tuple(outputs), tuple(residuals), pooled, logits)
+        x = stem = max_pool(stem, 3, 2, padding=self.padding) if self.stem_pool else stem
+        maps = []
+        for stage in self.stages:
+            for block in stage.blocks:
+                x = block(x, key=next(keys))
+            maps.append(x)
+        final = activation(x if self.final_conv is None else self.final_conv(x))
+        pooled = jnp.mean(final, axis=(0, 1))
+        logits = self.head(dropout(pooled, self.drop_rate, key=next(keys)))
+        return Features(stem, tuple(maps), final, pooled, logits)
+
+
+def _attend(attention: Attention | None, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    return x if attention is None else 2 * attention(x) * x
+
+
+def _split(key: PRNGKeyArray | None, count: int) -> Iterator[PRNGKeyArray | None]:
+    return iter([None] * count if key is None else jax.random.split(key, count))
+
+
+def _build_attention(
+    variant: NFNetVariant, channels: int, *, key: PRNGKeyArray
+) -> Attention | None:
+    if variant.efficient_channel_attention:
+        return EfficientChannelAttention(channels, key=key)
+    if variant.squeeze_excite_ratio is None:
+        return None
+    normal = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return SqueezeExcite(
+        channels,
+        variant.squeeze_excite_ratio,
+        multiple=variant.channel_multiple,
+        initializer=normal if variant.attention_init == "timm" else None,
+        key=key,
+    )
 
 
 def _build_stem(
@@ -243,49 +276,41 @@ def _build_stem(
 ) -> tuple[WSConv2d, ...]:
     channels = (in_channels, *variant.stem_channels)
     keys = jax.random.split(key, len(variant.stem_strides))
+    _, gamma = variant.gammas
     return tuple(
-        WSConv2d(inputs, outputs, 3, stride=stride, standardization=variant.standardization, key=k)
+        WSConv2d(
+            inputs, outputs, variant.stem_kernel, stride=stride, padding=variant.padding,
+            standardization=variant.standardization, gamma=gamma, key=k,
+        )
         for inputs, outputs, stride, k in zip(
             channels[:-1], channels[1:], variant.stem_strides, keys, strict=True
         )
-    )
+    )  # fmt: skip
 
 
 def _build_stages(variant: NFNetVariant, *, key: PRNGKeyArray) -> tuple[Stage, ...]:
     betas = block_betas(variant.depths, variant.alpha)
-    drop_rates = block_drop_rates(variant.depths, variant.stochastic_depth_rate)
+    drop_rates = block_drop_rates(
+        variant.depths,
+        variant.stochastic_depth_rate,
+        reaches_rate=variant.stochastic_depth == "timm",
+    )
     keys = iter(jax.random.split(key, sum(variant.depths)))
     stages, in_channels = [], variant.stem_channels[-1]
-    for stage, width in enumerate(variant.widths):
+    for stage, out_channels in enumerate(variant.channels):
         blocks = []
         for index in range(variant.depths[stage]):
+            first = variant.first_expansion is not None and stage == index == 0
             block = NFBlock(
-                variant,
+                replace(variant, expansion=variant.first_expansion) if first else variant,
                 in_channels,
-                width,
+                out_channels,
                 stride=variant.strides[stage] if index == 0 else 1,
                 beta=betas[stage][index],
                 drop_rate=drop_rates[stage][index],
                 key=next(keys),
             )
             blocks.append(block)
-            in_channels = width
+            in_channels = out_channels
         stages.append(Stage(tuple(blocks)))
     return tuple(stages)
-
-
-def _check_image(image: Array, channels: int) -> None:
-    expected = f"one floating-point image of shape (height, width, {channels})"
-    if image.ndim != 3:
-        hint = " For a batch: jax.vmap(model)(images)." if image.ndim == 4 else ""
-        raise ValueError(f"The model takes {expected}; got shape {image.shape}.{hint}")
-    if image.shape[-1] != channels:
-        raise ValueError(
-            f"The model takes {expected}; got shape {image.shape}. Channels come last; for "
-            f"{image.shape[-1]} of them: create_model(..., in_channels={image.shape[-1]})."
-        )
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(
-            f"The model takes {expected}; got dtype {image.dtype}. Convert and normalise first: "
-            "nfx.augment.normalize(image, mean, std)."
-        )

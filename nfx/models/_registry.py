@@ -10,7 +10,8 @@ from typing import Any
 from jaxtyping import PRNGKeyArray
 
 from nfx.models._nfnet import NFNet
-from nfx.models._variants import NFNETS, NFNetVariant
+from nfx.models._rows import NFNETS
+from nfx.models._variant import NFNetVariant
 
 
 # A family adds its rows and, in `create_model`, nothing.

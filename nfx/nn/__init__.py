@@ -1,12 +1,24 @@
 """The parts of normalizer-free networks. Modules take one example; `jax.vmap` sits outside."""
 
 from nfx.nn._activations import Activation as Activation, ACTIVATIONS as ACTIVATIONS
-from nfx.nn._conv import WSConv2d as WSConv2d
-from nfx.nn._convolution import convolve as convolve
-from nfx.nn._ledger import block_betas as block_betas, block_drop_rates as block_drop_rates
+from nfx.nn._attention import (
+    EfficientChannelAttention as EfficientChannelAttention,
+    SqueezeExcite as SqueezeExcite,
+)
+from nfx.nn._channels import round_channels as round_channels
+from nfx.nn._conv import Conv2d as Conv2d, WSConv2d as WSConv2d
+from nfx.nn._convolution import (
+    convolve as convolve,
+    Padding as Padding,
+    window_padding as window_padding,
+)
+from nfx.nn._ledger import (
+    block_betas as block_betas,
+    block_drop_rates as block_drop_rates,
+    Ramp as Ramp,
+)
 from nfx.nn._linear import Linear as Linear
 from nfx.nn._pool import average_pool as average_pool, max_pool as max_pool
-from nfx.nn._squeeze_excite import SqueezeExcite as SqueezeExcite
 from nfx.nn._standardize import (
     Standardization as Standardization,
     STANDARDIZATIONS as STANDARDIZATIONS,

@@ -1,18 +1,15 @@
-"""Convolution with scaled weight standardization."""
+"""Convolutions: plain, and with scaled weight standardization."""
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfx.nn._convolution import convolve
+from nfx.nn._convolution import convolve, Padding, window_padding
 from nfx.nn._standardize import Standardization, STANDARDIZATIONS
-
-
-Padding = Literal["SAME", "symmetric"]
 
 
 class WSConv2d(eqx.Module):
@@ -31,8 +28,9 @@ class WSConv2d(eqx.Module):
     groups: int = eqx.field(static=True)
     standardization: Standardization = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         in_channels: int,
         out_channels: int,
@@ -42,6 +40,7 @@ class WSConv2d(eqx.Module):
         groups: int = 1,
         standardization: Standardization = "official",
         padding: Padding = "SAME",
+        gamma: float = 1.0,
         key: PRNGKeyArray,
     ):
         """Draws the kernel from N(0, 1 / fan_in); `gain` is ones and `bias` zeros.
@@ -54,45 +53,93 @@ class WSConv2d(eqx.Module):
             groups: Number of channel groups; must divide both channel counts.
             standardization: `"official"` floors the variance, `"timm"` adds to it: see
                 `standardize_weight` and `standardize_weight_timm`.
-            padding: `"SAME"` as TensorFlow has it, the odd pixel after the image, or
-                `"symmetric"` as PyTorch has it. At stride 2 and even sizes they sample
-                different pixels.
+            padding: `"SAME"` or `"symmetric"`: see `window_padding`.
+            gamma: Constant that the standardized kernel is multiplied by: that of the
+                activation before it, where the activation does not carry its own.
             key: Randomness for the kernel.
 
         Raises:
             ValueError: If `groups` does not divide both channel counts, or a convention
                 has no such name.
         """
-        if in_channels % groups or out_channels % groups:
+        if standardization not in STANDARDIZATIONS:
             raise ValueError(
-                f"groups={groups} must divide in_channels={in_channels} and "
-                f"out_channels={out_channels}."
+                f"standardization={standardization!r} must be one of {sorted(STANDARDIZATIONS)}."
             )
-        if standardization not in STANDARDIZATIONS or padding not in ("SAME", "symmetric"):
-            raise ValueError(
-                f"standardization={standardization!r} must be one of "
-                f"{sorted(STANDARDIZATIONS)}, padding={padding!r} 'SAME' or 'symmetric'."
-            )
-        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
-        self.weight = jax.random.normal(key, shape) / math.sqrt(math.prod(shape[:-1]))
+        window_padding(padding, kernel_size)
+        self.weight = _draw_kernel(in_channels, out_channels, kernel_size, groups, key)
         self.gain = jnp.ones(out_channels)
         self.bias = jnp.zeros(out_channels)
         self.stride = stride
         self.groups = groups
         self.standardization = standardization
         self.padding = padding
+        self.gamma = gamma
 
     @jax.named_scope("nfx.nn.WSConv2d")
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
         """Convolves one image, in the dtype of `x`; statistics are in that of `weight`."""
-        kernel = STANDARDIZATIONS[self.standardization](self.weight, self.gain)
-        size = self.weight.shape[0]
-        margin = ((size - 1) // 2, (size - 1) // 2)
+        kernel = STANDARDIZATIONS[self.standardization](self.weight, self.gain * self.gamma)
         y = convolve(
             x,
             kernel.astype(x.dtype),
             stride=self.stride,
-            padding="SAME" if self.padding == "SAME" else (margin, margin),
+            padding=self.padding,
             groups=self.groups,
         )
         return y + self.bias.astype(x.dtype)
+
+
+class Conv2d(eqx.Module):
+    """2D convolution, without a bias: a normalisation follows it."""
+
+    unit_axes: ClassVar = {"weight": (-1,)}
+
+    weight: Float[Array, "kh kw i_per_group o"]
+    stride: int = eqx.field(static=True)
+    groups: int = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding = "SAME",
+        key: PRNGKeyArray,
+    ):
+        """Draws the kernel from N(0, 2 / fan_in), as is usual before a relu.
+
+        Args and Raises: see `WSConv2d`.
+
+        References:
+            He et al. (2015), arXiv:1502.01852.
+        """
+        window_padding(padding, kernel_size)
+        kernel = _draw_kernel(in_channels, out_channels, kernel_size, groups, key)
+        self.weight = kernel * math.sqrt(2)
+        self.stride = stride
+        self.groups = groups
+        self.padding = padding
+
+    @jax.named_scope("nfx.nn.Conv2d")
+    def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
+        """Convolves one image, in its dtype."""
+        kernel = self.weight.astype(x.dtype)
+        return convolve(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
+
+
+def _draw_kernel(
+    in_channels: int, out_channels: int, size: int, groups: int, key: PRNGKeyArray
+) -> Float[Array, "kh kw i_per_group o"]:
+    """A kernel from N(0, 1 / fan_in)."""
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"groups={groups} must divide in_channels={in_channels} and "
+            f"out_channels={out_channels}."
+        )
+    shape = (size, size, in_channels // groups, out_channels)
+    return jax.random.normal(key, shape) / math.sqrt(math.prod(shape[:-1]))

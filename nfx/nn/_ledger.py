@@ -35,15 +35,19 @@ def block_betas(depths: Sequence[int], alpha: float) -> Ramp:
     return tuple(betas)
 
 
-def block_drop_rates(depths: Sequence[int], rate: float) -> Ramp:
-    """Returns each block's rate of stochastic depth: `rate * index / blocks`, by stage.
+def block_drop_rates(depths: Sequence[int], rate: float, *, reaches_rate: bool = False) -> Ramp:
+    """Returns each block's rate of stochastic depth, by stage: a ramp over all the blocks.
 
-    As in the official code the first block is never dropped and the last is short of the
-    full rate.
+    Args:
+        depths: Blocks in each stage.
+        rate: What the ramp goes up to from zero.
+        reaches_rate: Whether the last block gets the whole rate, as in timm, or stops one
+            step short of it, as in the official code.
     """
     blocks = sum(depths)
+    steps = max(1, blocks - 1) if reaches_rate else blocks
     starts = [sum(depths[:stage]) for stage in range(len(depths))]
     return tuple(
-        tuple(rate * (start + index) / blocks for index in range(depth))
+        tuple(rate * (start + index) / steps for index in range(depth))
         for start, depth in zip(starts, depths, strict=True)
     )

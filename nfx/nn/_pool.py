@@ -1,4 +1,4 @@
-"""Pooling with `SAME` padding: outputs are `ceil(size / stride)`."""
+"""Pooling."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from nfx.nn._convolution import Padding, window_padding
+
 
 def average_pool(x: Float[Array, "h w c"], window: int, stride: int) -> Float[Array, "h2 w2 c"]:
-    """Averages each window over the pixels that are in the image.
+    """Averages each window over the pixels that are in the image; outputs are `SAME`.
 
     Padding never counts: at an odd size the last window of a 2x2 pool is the mean of one
     row or column.
@@ -19,9 +21,11 @@ def average_pool(x: Float[Array, "h w c"], window: int, stride: int) -> Float[Ar
     return total / valid
 
 
-def max_pool(x: Float[Array, "h w c"], window: int, stride: int) -> Float[Array, "h2 w2 c"]:
+def max_pool(
+    x: Float[Array, "h w c"], window: int, stride: int, *, padding: Padding = "SAME"
+) -> Float[Array, "h2 w2 c"]:
     """Takes the largest value of each window; padding is minus infinity."""
-    return _reduce_window(x, -np.inf, jax.lax.max, window, stride)
+    return _reduce_window(x, -np.inf, jax.lax.max, window, stride, padding)
 
 
 def _reduce_window(
@@ -30,9 +34,15 @@ def _reduce_window(
     operation: Callable[[Array, Array], Array],
     window: int,
     stride: int,
+    padding: Padding = "SAME",
 ) -> Array:
+    pixels = window_padding(padding, window)
     # The initial value must be a constant: a traced one loses the gradient rule.
-    constant = np.asarray(initial, x.dtype)
     return jax.lax.reduce_window(
-        x, constant, operation, (window, window, 1), (stride, stride, 1), "SAME"
+        x,
+        np.asarray(initial, x.dtype),
+        operation,
+        (window, window, 1),
+        (stride, stride, 1),
+        pixels if isinstance(pixels, str) else (*pixels, (0, 0)),
     )

@@ -5,3 +5,4 @@ from nfx.weights._official import (
     official_names as official_names,
     to_official as to_official,
 )
+from nfx.weights._timm import from_timm as from_timm, timm_names as timm_names, to_timm as to_timm

@@ -2,43 +2,47 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.weights._rename import fill, Model
+from nfx.weights._rename import complete, export, fill, ForeignLeaf, Model, Module, Parameter, rename
 
 
-class Rename(NamedTuple):
-    r"""Leaf paths that match `pattern` are called `name` in the official code.
+_BLOCK = r"stages/\d+/blocks/\d+"
 
-    Attributes:
-        pattern: A regular expression for the whole path.
-        name: The official name, with `\1` for groups and `{block}` for the official module
-            name of the block: `nf_block`, `nf_block_1`, counted over the whole network.
-    """
+# The official names of an architecture and of its blocks.
+_ROOTS = {
+    "NFNet":     ("NFNet",     "nf_block"),
+    "NF-ResNet": ("NF_ResNet", "nf_res_block"),
+    "NF-RegNet": ("NF_RegNet", "nf_block"),
+}  # fmt: skip
 
-    pattern: str
-    name: str
+# {root} is the architecture's name; {block} that of a block, `nf_block`, `nf_block_1`, counted
+# over the whole network.
+_MODULES = (
+    Module(_BLOCK,                                   r"{root}/~/{block}"),
+    Module(_BLOCK + r"/(conv\w+)",                   r"{root}/~/{block}/~/\1"),
+    Module(_BLOCK + r"/(?:inner_)?attention/fc0",    r"{root}/~/{block}/~/squeeze_excite/~/linear"),
+    Module(_BLOCK + r"/(?:inner_)?attention/fc1",    r"{root}/~/{block}/~/squeeze_excite/~/linear_1"),
+    Module(r"final_conv",                            r"{root}/~/final_conv"),
+    Module(r"head",                                  r"{root}/~/linear"),
+)  # fmt: skip
 
+_STEMS = {
+    "NFNet":     Module(r"stem/(\d+)", r"{root}/~/stem_conv\1"),
+    "NF-ResNet": Module(r"stem/0",     r"{root}/~/initial_conv"),
+    "NF-RegNet": Module(r"stem/0",     r"{root}/~/initial_conv"),
+}  # fmt: skip
 
-_BLOCK = r"stages/\d+/blocks/\d+/"
-
-_NAME = r"NFNet/~/{block}/~/"
-
-NFNET_RENAMES = (
-    Rename(r"stem/(\d+)/weight",                    r"NFNet/~/stem_conv\1/w"),
-    Rename(r"stem/(\d+)/(gain|bias)",               r"NFNet/~/stem_conv\1/\2"),
-    Rename(_BLOCK + r"(conv\w+)/weight",            _NAME + r"\1/w"),
-    Rename(_BLOCK + r"(conv\w+)/(gain|bias)",       _NAME + r"\1/\2"),
-    Rename(_BLOCK + r"squeeze_excite/fc0/(w|b)\w+", _NAME + r"squeeze_excite/~/linear/\1"),
-    Rename(_BLOCK + r"squeeze_excite/fc1/(w|b)\w+", _NAME + r"squeeze_excite/~/linear_1/\1"),
-    Rename(_BLOCK + r"skip_gain",                   r"NFNet/~/{block}/skip_gain"),
-    Rename(r"final_conv/weight",                    r"NFNet/~/final_conv/w"),
-    Rename(r"final_conv/(gain|bias)",               r"NFNet/~/final_conv/\1"),
-    Rename(r"head/(w|b)\w+",                        r"NFNet/~/linear/\1"),
+_PARAMETERS = (
+    Parameter(r"weight",             "w"),
+    Parameter(r"gain",               "gain"),
+    Parameter(r"skip_gain",          "skip_gain"),
+    Parameter(r"(head|fc[01])/bias", "b"),
+    Parameter(r"bias",               "bias"),
 )  # fmt: skip
 
 
@@ -48,42 +52,63 @@ def official_names(model: PyTree) -> dict[str, str]:
     Raises:
         ValueError: If a leaf has none: the model is of no official family.
     """
-    paths = list(leaves_by_path(model))
-    blocks = dict.fromkeys(match[0] for path in paths if (match := re.match(_BLOCK, path)))
-    numbers = {prefix: number for number, prefix in enumerate(blocks)}
-    return {path: _official_name(path, numbers) for path in paths}
+    return {path: leaf.name for path, leaf in _official_leaves(model).items()}
 
 
-def from_official(mapping: Mapping[str, Any], model: Model) -> Model:
+def from_official(mapping: Mapping[str, Any], model: Model, *, strict: bool = True) -> Model:
     """Fills a model with parameters of the official code.
 
+    Names carry no conventions: the model's own stay (see `nfx.models.CONVENTIONS`).
+
     Args:
-        mapping: Arrays by official name: the module's and the parameter's, joined by a slash,
-            as `"NFNet/~/nf_block_1/~/conv0/w"`.
+        mapping: Arrays by official name, the module's and the parameter's joined by a slash,
+            as `"NFNet/~/nf_block_1/~/conv0/w"`; or by module and then by parameter, as in
+            Haiku.
         model: A model of the same variant, classes and channels. Its values do not matter:
             `jax.eval_shape` of `create_model` will do.
+        strict: If not, a classifier of another size is left as it is in `model`, with a
+            warning that says so. Everything else must fit all the same.
 
     Raises:
         ValueError: Listing every name and shape that does not fit.
     """
-    return fill(model, mapping, official_names(model))
+    return fill(model, _flat(mapping), _official_leaves(model), strict=strict)
 
 
 def to_official(model: PyTree) -> dict[str, np.ndarray]:
     """Returns the parameters of `model` by official name: the inverse of `from_official`."""
-    leaves = leaves_by_path(model)
-    return {name: np.asarray(leaves[path]) for path, name in official_names(model).items()}
+    return export(model, _official_leaves(model))
 
 
-def _official_name(path: str, numbers: Mapping[str, int]) -> str:
-    for pattern, name in NFNET_RENAMES:
-        if match := re.fullmatch(pattern, path):
-            prefix = re.match(_BLOCK, path)
-            number = numbers[prefix[0]] if prefix else 0
-            return match.expand(name).replace(
-                "{block}", f"nf_block_{number}" if number else "nf_block"
-            )
-    raise ValueError(
-        f"{path!r} has no name in the official code. Its models are the NFNets: "
-        "nfx.list_models('nfnet_f*')."
-    )
+def _official_leaves(model: PyTree) -> dict[str, ForeignLeaf]:
+    family = getattr(model, "family", None)
+    if family not in _ROOTS:
+        raise ValueError(
+            f"A {type(model).__name__} has no counterpart in the official code, whose models are "
+            f"the {', '.join(_ROOTS)} variants."
+        )
+    root, block = _ROOTS[family]
+    modules = (_STEMS[family], *_MODULES)
+    paths = list(leaves_by_path(model))
+    blocks = dict.fromkeys(match[0] for path in paths if (match := re.match(_BLOCK, path)))
+    numbers = {prefix: number for number, prefix in enumerate(blocks)}
+
+    def official(path: str) -> ForeignLeaf | None:
+        leaf = rename(path, modules, _PARAMETERS, "/")
+        prefix = re.match(_BLOCK, path)
+        number = numbers[prefix[0]] if prefix else 0
+        numbered = f"{block}_{number}" if number else block
+        return leaf and leaf._replace(name=leaf.name.format(root=root, block=numbered))
+
+    return complete({path: official(path) for path in paths}, "the official code")
+
+
+def _flat(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Joins the two levels of a Haiku tree of parameters, if there are two."""
+    flat: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}/{parameter}": array for parameter, array in value.items()})
+        else:
+            flat[name] = value
+    return flat

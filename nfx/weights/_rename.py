@@ -1,38 +1,144 @@
 """Renaming foreign parameters, with nothing dropped in silence."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from nfx._tree import leaves_by_path
+from nfx._tree import leaves_by_path, path_matches
 
 
 Model = TypeVar("Model", bound=PyTree)
 
 
-def fill(model: Model, foreign: Mapping[str, Any], names: Mapping[str, str]) -> Model:
+class Layout(NamedTuple):
+    """How a leaf is laid out elsewhere.
+
+    Attributes:
+        theirs: From nfx's layout.
+        ours: The inverse.
+    """
+
+    theirs: Callable[[np.ndarray], np.ndarray]
+    ours: Callable[[np.ndarray], np.ndarray]
+
+
+# By what a leaf of nfx (HWIO, IO, vectors) becomes.
+LAYOUTS: Mapping[str, Layout] = MappingProxyType({
+    "same": Layout(lambda x: x,                       lambda x: x),
+    "OIHW": Layout(lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0)),
+    "OI":   Layout(lambda x: x.T,                     lambda x: x.T),
+    "OI11": Layout(lambda x: x.T[:, :, None, None],   lambda x: x[:, :, 0, 0].T),
+    "O111": Layout(lambda x: x[:, None, None, None],  lambda x: x[:, 0, 0, 0]),
+    "11K":  Layout(lambda x: x[None, None],           lambda x: x[0, 0]),
+})  # fmt: skip
+
+
+class Parameter(NamedTuple):
+    r"""What leaves are called within their module, and how they are laid out.
+
+    Attributes:
+        pattern: Of leaf paths: see `nfx._tree.path_matches`.
+        name: The foreign name.
+        layout: One of `LAYOUTS`.
+    """
+
+    pattern: str
+    name: str
+    layout: str = "same"
+
+
+class Module(NamedTuple):
+    r"""What modules are called.
+
+    Attributes:
+        pattern: A regular expression for the whole path of the module.
+        name: The foreign name, with `\1` for groups.
+    """
+
+    pattern: str
+    name: str
+
+
+class ForeignLeaf(NamedTuple):
+    """Where a leaf is elsewhere: its name, and one of `LAYOUTS`."""
+
+    name: str
+    layout: str
+
+
+# A replaced classifier is what `strict=False` is for.
+_CLASSIFIER = ("head/weight", "head/bias")
+
+
+def rename(
+    path: str, modules: tuple[Module, ...], parameters: tuple[Parameter, ...], separator: str
+) -> ForeignLeaf | None:
+    """Looks a leaf path up in two tables; None if it is not in them. First matches win."""
+    owner, _, _ = path.rpartition("/")
+    for pattern, name in modules:
+        if not (match := re.fullmatch(pattern, owner)):
+            continue
+        for suffix, parameter, layout in parameters:
+            if path_matches(path, suffix):
+                return ForeignLeaf(match.expand(name) + separator + parameter, layout)
+    return None
+
+
+def complete(found: Mapping[str, ForeignLeaf | None], where: str) -> dict[str, ForeignLeaf]:
+    """Returns `found` if every leaf has a foreign name.
+
+    Raises:
+        ValueError: Listing the leaves that have none.
+    """
+    nameless = [path for path, leaf in found.items() if leaf is None]
+    if nameless:
+        raise ValueError(
+            f"These leaves have no name in {where}: {', '.join(nameless[:5])}"
+            f"{' and others' if len(nameless) > 5 else ''}. Is it a model that can be there?"
+        )
+    return {path: leaf for path, leaf in found.items() if leaf is not None}
+
+
+def export(model: PyTree, names: Mapping[str, ForeignLeaf]) -> dict[str, np.ndarray]:
+    """Returns the leaves of `model` by foreign name, in the foreign layout."""
+    return {
+        names[path].name: np.ascontiguousarray(LAYOUTS[names[path].layout].theirs(np.asarray(leaf)))
+        for path, leaf in leaves_by_path(model).items()
+    }
+
+
+def fill(
+    model: Model, foreign: Mapping[str, Any], names: Mapping[str, ForeignLeaf], *, strict: bool
+) -> Model:
     """Replaces every leaf of `model` by a foreign array of its shape, in its dtype.
 
     Args:
-        model: What to fill; its leaves may be abstract.
+        model: What to fill; its leaves may be abstract, but for those that are kept.
         foreign: Arrays by foreign name.
-        names: The foreign name of each leaf path of the model.
+        names: Where each leaf path of the model is in it.
+        strict: If not, a classifier of another size is left as it is in `model`, with a
+            warning that says so.
 
     Raises:
         ValueError: Listing, all at once, every leaf without an array, every array without a
             leaf, every shape that disagrees and every array with NaN or infinity in it.
     """
     leaves = leaves_by_path(model)
-    problems = [
-        problem
+    wrong = {
+        path: problem
         for path, leaf in leaves.items()
         if (problem := _problem(path, leaf, names[path], foreign))
-    ]
-    known = set(names.values())
+    }
+    kept = [] if strict else [path for path in wrong if path_matches(path, _CLASSIFIER)]
+    problems = [problem for path, problem in wrong.items() if path not in kept]
+    known = {leaf.name for leaf in names.values()}
     problems += [
         f"the model has nothing for {name!r}, shape {np.shape(array)}"
         for name, array in foreign.items()
@@ -44,16 +150,46 @@ def fill(model: Model, foreign: Mapping[str, Any], names: Mapping[str, str]) -> 
             "variant they were made for, with the same classes and channels?\n"
             + "\n".join(f"  {problem}" for problem in problems)
         )
-    filled = [jnp.asarray(foreign[names[path]], leaf.dtype) for path, leaf in leaves.items()]
+    _keep(kept, wrong, leaves)
+    filled = [
+        leaf if path in kept else _converted(foreign[names[path].name], names[path], leaf)
+        for path, leaf in leaves.items()
+    ]
     return jax.tree.unflatten(jax.tree.structure(model), filled)
 
 
-def _problem(path: str, leaf: Any, name: str, foreign: Mapping[str, Any]) -> str | None:
+def _converted(array: Any, where: ForeignLeaf, leaf: Any) -> jax.Array:
+    return jnp.asarray(LAYOUTS[where.layout].ours(np.asarray(array)), leaf.dtype)
+
+
+def _keep(kept: list[str], wrong: Mapping[str, str], leaves: Mapping[str, Any]) -> None:
+    if not kept:
+        return
+    abstract = [path for path in kept if isinstance(leaves[path], jax.ShapeDtypeStruct)]
+    if abstract:
+        raise ValueError(
+            f"{', '.join(abstract)} cannot be left as they are: the model has shapes and no "
+            "values. Give a model made by create_model."
+        )
+    warnings.warn(
+        "Left as they are in the model: " + "; ".join(wrong[path] for path in kept) + ".",
+        stacklevel=4,
+    )
+
+
+def _problem(path: str, leaf: Any, where: ForeignLeaf, foreign: Mapping[str, Any]) -> str | None:
+    name, layout = where
     if name not in foreign:
         return f"no {name!r} for {path!r}, shape {leaf.shape}"
     array = np.asarray(foreign[name])
-    if array.shape != leaf.shape:
-        return f"{name!r} has shape {array.shape}, and {path!r} {leaf.shape}"
+    expected = LAYOUTS[layout].theirs(np.broadcast_to(np.float32(0), leaf.shape)).shape
+    if array.shape != expected:
+        transposed = sorted(array.shape) == sorted(expected)
+        return f"{name!r} has shape {array.shape}, and {path!r} needs {expected}" + (
+            ": it looks transposed" if transposed else ""
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"{name!r} has dtype {array.dtype}, and parameters are floating point"
     if not np.isfinite(array).all():
         return f"{name!r} has values that are not finite"
     return None

@@ -1,0 +1,103 @@
+"""Activations at any named point of a network, from the run that computes its output."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from nfx._tree import leaf_path, path_matches
+
+
+def taps(
+    model: PyTree,
+    patterns: str | Sequence[str],
+    *,
+    call: Callable[..., Any] = lambda model, *args, **kwargs: model(*args, **kwargs),
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    r"""Returns a function that also returns the outputs of submodules, by path.
+
+    >>> tapped = taps(model, r"stages/\d+/blocks/0/conv1")
+    >>> logits, activations = tapped(image)
+    >>> activations["stages/2/blocks/0/conv1"].shape
+    (14, 14, 768)
+
+    The function is as pure as the model and can be jitted, mapped and differentiated like it.
+    A module that is called several times is seen at its last call; one that is called inside
+    `jax.lax.scan` cannot be tapped, and JAX says so.
+
+    Args:
+        model: Any pytree of modules.
+        patterns: Of paths of modules: see `nfx._tree.path_matches`.
+        call: What to run: `call(model, *args, **kwargs)`. By default the model itself.
+
+    Raises:
+        ValueError: If a pattern is that of no module that can be called.
+    """
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    points = module_paths(model)
+    for pattern in patterns:
+        if not any(path_matches(point, pattern) for point in points):
+            raise ValueError(
+                f"{pattern!r} matches none of the {len(points)} points of a "
+                f"{type(model).__name__}, such as {', '.join(map(repr, points[:6]))}: see "
+                "nfx.graph.module_paths(model)."
+            )
+
+    def tapped(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        record: dict[str, Any] = {}
+        output = call(_tap(model, (), patterns, record), *args, **kwargs)
+        return output, record
+
+    return tapped
+
+
+def module_paths(model: PyTree) -> list[str]:
+    """Returns the paths of the submodules that can be tapped, outermost first."""
+
+    def visit(node: PyTree, key_path: tuple[Any, ...]) -> list[str]:
+        children, _ = _children(node)
+        below = [path for key, child in children for path in visit(child, (*key_path, *key))]
+        return [leaf_path(key_path), *below] if callable(node) and key_path else below
+
+    return visit(model, ())
+
+
+def _children(node: PyTree) -> tuple[list[tuple[Any, Any]], Any]:
+    """The nodes directly below one, with their keys, and how to put them back."""
+    if jax.tree_util.all_leaves([node]):
+        return [], None
+    return jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
+
+
+def _tap(
+    node: PyTree, key_path: tuple[Any, ...], patterns: tuple[str, ...], record: dict[str, Any]
+) -> PyTree:
+    """Copies a tree with its tapped modules recording what they return."""
+    children, structure = _children(node)
+    if structure is None:
+        return node
+    tapped = [_tap(child, (*key_path, *key), patterns, record) for key, child in children]
+    rebuilt = jax.tree.unflatten(structure, tapped)
+    path = leaf_path(key_path)
+    if key_path and callable(node) and path_matches(path, patterns):
+        return _recording(rebuilt, path, record)
+    return rebuilt
+
+
+def _recording(module: Any, path: str, record: dict[str, Any]) -> Any:
+    """A copy of a module, of a subclass whose calls are recorded.
+
+    The module keeps its fields and methods, so whatever holds it notices nothing; the record
+    belongs to one run, so nothing is shared between runs.
+    """
+
+    class Recording(type(module)):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            record[path] = super().__call__(*args, **kwargs)
+            return record[path]
+
+    copy = object.__new__(Recording)
+    for name, value in vars(module).items():
+        object.__setattr__(copy, name, value)
+    return copy

@@ -1,0 +1,89 @@
+"""What a network computes on its way to the logits, and what it takes."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nfx.nn import Linear
+
+
+class Features(NamedTuple):
+    """The feature maps of one image; what is not used is not computed under `jax.jit`.
+
+    Attributes:
+        stem: Output of the stem.
+        stages: Output of each stage.
+        final: The activated map that is pooled.
+        pooled: Its mean over the image, before dropout and the classifier.
+        logits: Scores of the classes.
+    """
+
+    stem: Float[Array, "h w c"]
+    stages: tuple[Float[Array, "_ _ _"], ...]
+    final: Float[Array, "_ _ _"]
+    pooled: Float[Array, " features"]
+    logits: Float[Array, " classes"]
+
+
+class FeatureInfo(NamedTuple):
+    """What a model declares of one of its feature maps.
+
+    Attributes:
+        name: `"stem"`, `"stages/0"` and so on, `"final"`.
+        channels: Its channels.
+        stride: Pixels of the image to one of the map. Odd sizes round up at each halving.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """What a convolution tells of itself."""
+
+    weight: jax.Array | jax.ShapeDtypeStruct
+    stride: int
+
+
+def describe_features(
+    stem: Sequence[Kernel], stem_pool: bool, stages: Sequence[tuple[Kernel, int]], head: Linear
+) -> tuple[FeatureInfo, ...]:
+    """Declares the feature maps of a network.
+
+    Args:
+        stem: The stem's convolutions.
+        stem_pool: Whether a pooling of stride 2 follows them.
+        stages: The last convolution of each stage, and the stage's stride.
+        head: The classifier.
+    """
+    stride = math.prod(conv.stride for conv in stem) * (2 if stem_pool else 1)
+    maps = [FeatureInfo("stem", stem[-1].weight.shape[-1], stride)]
+    for index, (conv, stage_stride) in enumerate(stages):
+        stride *= stage_stride
+        maps.append(FeatureInfo(f"stages/{index}", conv.weight.shape[-1], stride))
+    return (*maps, FeatureInfo("final", head.weight.shape[0], stride))
+
+
+def check_image(image: Array, channels: int) -> None:
+    """Raises a `ValueError` if `image` is not one floating-point image with these channels."""
+    expected = f"one floating-point image of shape (height, width, {channels})"
+    if image.ndim != 3:
+        hint = " For a batch: jax.vmap(model)(images)." if image.ndim == 4 else ""
+        raise ValueError(f"The model takes {expected}; got shape {image.shape}.{hint}")
+    if image.shape[-1] != channels:
+        raise ValueError(
+            f"The model takes {expected}; got shape {image.shape}. Channels come last; for "
+            f"{image.shape[-1]} of them: create_model(..., in_channels={image.shape[-1]}) or "
+            f"nfx.graph.adapt_input_channels(model, {image.shape[-1]})."
+        )
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"The model takes {expected}; got dtype {image.dtype}. Convert and normalise first: "
+            "nfx.augment.normalize(image, mean, std)."
+        )
