@@ -59,12 +59,12 @@ def test_small_models_do_not_throw_a_small_image_away(name):
     variant = model_variant(name)
     assert np.prod(variant.stem_strides) == 2
     model = create_abstract(name, in_channels=1, num_classes=10)
-    trace = jax.eval_shape(
-        lambda model, image: model.trace(image),
+    features = jax.eval_shape(
+        lambda model, image: model.features(image),
         model,
         jax.ShapeDtypeStruct((28, 28, 1), jnp.float32),
     )
-    assert trace.stem.shape[:2] == (14, 14)
+    assert features.stem.shape[:2] == (14, 14)
     assert parameter_count(model) < 600_000
 
 
@@ -73,7 +73,7 @@ def test_small_models_do_not_throw_a_small_image_away(name):
     [
         (dict(widths=(256, 512, 1024, 2048)), "stages/3/blocks/0/conv2/weight"),
         (dict(two_convs=False), "stages/0/blocks/0/conv1b/weight"),
-        (dict(squeeze_excite_ratio=None), "stages/0/blocks/0/squeeze_excite/fc0/weight"),
+        (dict(squeeze_excite_ratio=None), "stages/0/blocks/0/attention/fc0/weight"),
         (dict(big_width=False, group_width=64), "stages/1/blocks/0/conv0/weight"),
     ],
 )
@@ -114,7 +114,11 @@ def test_every_field_of_the_table_is_an_override():
         ("nfnet_f0", {"stem_strides": (2, 2)}, "one entry more than"),
         ("nfnet_f0", {"group_width": 512}, "less than one group of group_width=512"),
         ("nfnet_f0", {"strides": (1, 4, 2, 1)}, "must be 1 or 2"),
-        ("nfnet_f0", {"group_width": 0}, "group_width=0 and final_expansion=2 must be positive"),
+        (
+            "nfnet_f0",
+            {"group_width": 0},
+            "group_width=0 and channel_multiple=1, final_expansion=2.0",
+        ),
         ("nfnet_f0", {"drop_rate": 1.5}, "drop_rate=1.5 and stochastic_depth_rate=0.25 must be in"),
         ("nfnet_f0", {"num_classes": 0}, "num_classes=0 and in_channels=3 must be positive"),
     ],

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from nfx import optim
-from nfx.analysis import trace_statistics
+from nfx.analysis import signal_statistics, tap_signal
 from nfx.train import smoothed_cross_entropy
 from nfx.weights import to_official
 from tests.golden import rules
@@ -80,9 +80,9 @@ def test_there_is_one_average_to_read():
 
 
 def mixed_loss(model, images, targets):
-    trace = jax.vmap(model.trace)(images)
-    losses = smoothed_cross_entropy(trace.logits, targets, rules.LABEL_SMOOTHING)
-    return jnp.mean(losses), trace_statistics(trace)
+    features, signal = jax.vmap(tap_signal(model))(images)
+    losses = smoothed_cross_entropy(features.logits, targets, rules.LABEL_SMOOTHING)
+    return jnp.mean(losses), signal_statistics(signal)
 
 
 def test_golden_trajectory():

@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 
-import nfx
 from nfx.analysis import signal_statistics, tap_signal
 from nfx.graph import taps
 from nfx.models import MODELS

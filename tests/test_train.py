@@ -52,7 +52,7 @@ def test_evaluation_is_exact_over_a_ragged_last_batch(batch_size):
 
     mesh = make_mesh({"data": 4})
     step = make_evaluation_step(PREPROCESSING, mesh)
-    found = run_evaluation(step, model, evaluation_batches(source, batch_size), mesh)
+    found = run_evaluation(step, model, None, evaluation_batches(source, batch_size), mesh)
     assert found.examples == 10
     assert found.accuracy == (logits.argmax(1) == np.arange(10)).mean()
     assert found.loss == pytest.approx(-log_p[np.arange(10), np.arange(10)].mean(), rel=1e-5)

@@ -15,7 +15,7 @@ def test_leaves_have_one_name():
     paths = list(leaves_by_path(create_abstract("nfnet_f0", **tiny_overrides())))
     assert "stem/0/weight" in paths
     assert "stages/1/blocks/1/conv1b/gain" in paths
-    assert "stages/2/blocks/0/squeeze_excite/fc1/bias" in paths
+    assert "stages/2/blocks/0/attention/fc1/bias" in paths
     assert "stages/3/blocks/0/skip_gain" in paths
     assert paths[-2:] == ["head/weight", "head/bias"]
 
@@ -62,7 +62,7 @@ def test_kernels_keep_their_last_axis_and_vectors_are_one_unit():
     found = axes(block)
     assert found["conv1/weight"] == (-1,)
     assert found["conv1/gain"] == found["conv1/bias"] == found["skip_gain"] == ()
-    assert found["squeeze_excite/fc0/weight"] == (-1,)
+    assert found["attention/fc0/weight"] == (-1,)
     assert len(found) == len(jax.tree.leaves(block))
 
 

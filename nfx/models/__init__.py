@@ -1,11 +1,25 @@
-"""Normalizer-free networks, by name."""
+"""Normalizer-free networks, and the batch-normalized ones they replace, by name."""
 
+from nfx.models._apply import (
+    apply_batch as apply_batch,
+    initial_statistics as initial_statistics,
+)
+from nfx.models._batch_norm_net import (
+    BatchNormBlock as BatchNormBlock,
+    BatchNormNet as BatchNormNet,
+    BatchNormVariant as BatchNormVariant,
+    NetStatistics as NetStatistics,
+)
+from nfx.models._cards import ModelCard as ModelCard
 from nfx.models._features import FeatureInfo as FeatureInfo, Features as Features
 from nfx.models._nfnet import NFBlock as NFBlock, NFNet as NFNet, Stage as Stage
 from nfx.models._registry import (
     create_model as create_model,
     list_models as list_models,
+    model_card as model_card,
     model_variant as model_variant,
+    ModelEntry as ModelEntry,
     MODELS as MODELS,
 )
+from nfx.models._sizes import model_sizes as model_sizes, ModelSize as ModelSize
 from nfx.models._variant import CONVENTIONS as CONVENTIONS, NFNetVariant as NFNetVariant

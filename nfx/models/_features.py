@@ -1,12 +1,12 @@
 """What a network computes on its way to the logits, and what it takes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from nfx.nn import Linear
 
@@ -68,6 +68,11 @@ def describe_features(
         stride *= stage_stride
         maps.append(FeatureInfo(f"stages/{index}", conv.weight.shape[-1], stride))
     return (*maps, FeatureInfo("final", head.weight.shape[0], stride))
+
+
+def split_or_none(key: PRNGKeyArray | None, count: int) -> Iterator[PRNGKeyArray | None]:
+    """Returns `count` keys one by one, or as often None where there is no key."""
+    return iter([None] * count if key is None else jax.random.split(key, count))
 
 
 def check_image(image: Array, channels: int) -> None:

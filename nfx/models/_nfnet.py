@@ -1,6 +1,5 @@
 """Normalizer-free networks: one block, and the network around it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -9,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from nfx.models._features import check_image, describe_features, FeatureInfo, Features
+from nfx.models._features import (
+    check_image,
+    describe_features,
+    FeatureInfo,
+    Features,
+    split_or_none,
+)
 from nfx.models._variant import Family, NFNetVariant
 from nfx.nn import (
     Activation,
@@ -228,7 +233,7 @@ class NFNet(eqx.Module):
         For other activations on the way, see `nfx.graph.taps`.
         """
         check_image(image, self.stem[0].weight.shape[2])
-        keys = _split(key, sum(len(stage.blocks) for stage in self.stages) + 1)
+        keys = split_or_none(key, sum(len(stage.blocks) for stage in self.stages) + 1)
         activation = Activation(ACTIVATIONS[self.activation].function, self.gamma)
 
         stem = self.stem[0](image)
@@ -248,10 +253,6 @@ class NFNet(eqx.Module):
 
 def _attend(attention: Attention | None, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
     return x if attention is None else 2 * attention(x) * x
-
-
-def _split(key: PRNGKeyArray | None, count: int) -> Iterator[PRNGKeyArray | None]:
-    return iter([None] * count if key is None else jax.random.split(key, count))
 
 
 def _build_attention(

@@ -1,22 +1,52 @@
 """Models by name."""
 
 import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import PRNGKeyArray
 
+from nfx._names import did_you_mean
+from nfx.models._batch_norm_net import BATCH_NORM_NETS, BatchNormNet, BatchNormVariant
+from nfx.models._cards import ModelCard, official_card, timm_card
 from nfx.models._nfnet import NFNet
-from nfx.models._rows import NFNETS
+from nfx.models._rows import OFFICIAL, SMALL, TIMM
 from nfx.models._variant import NFNetVariant
 
 
+class ModelEntry(NamedTuple):
+    """A model of the registry.
+
+    Attributes:
+        network: Its class.
+        variant: What the class builds.
+        card: What is published about it.
+    """
+
+    network: type[NFNet] | type[BatchNormNet]
+    variant: NFNetVariant | BatchNormVariant
+    card: ModelCard
+
+
 # A family adds its rows and, in `create_model`, nothing.
-MODELS: Mapping[str, tuple[type[NFNet], NFNetVariant]] = MappingProxyType(
-    {name: (NFNet, variant) for name, variant in NFNETS.items()}
+MODELS: Mapping[str, ModelEntry] = MappingProxyType(
+    {
+        **{
+            name: ModelEntry(NFNet, variant, official_card(name, variant.test_size))
+            for name, variant in OFFICIAL.items()
+        },
+        **{name: ModelEntry(NFNet, variant, ModelCard("nfx")) for name, variant in SMALL.items()},
+        **{
+            name: ModelEntry(NFNet, variant, timm_card(name.removeprefix("timm/")))
+            for name, variant in TIMM.items()
+        },
+        **{
+            name: ModelEntry(BatchNormNet, variant, ModelCard("batch norm", crop=0.875))
+            for name, variant in BATCH_NORM_NETS.items()
+        },
+    }
 )
 
 
@@ -25,20 +55,32 @@ def list_models(pattern: str | None = None) -> list[str]:
     return [name for name in MODELS if pattern is None or fnmatch.fnmatchcase(name, pattern)]
 
 
-def model_variant(name: str, **overrides: Any) -> NFNetVariant:
-    """Returns a model's row of the variant table, with fields replaced.
+def model_variant(name: str, **overrides: Any) -> Any:
+    """Returns a model's row of its variant table, with fields replaced.
+
+    Returns:
+        A `NFNetVariant` or a `BatchNormVariant`.
 
     Raises:
         ValueError: If there is no such model or field, naming the nearest ones.
     """
-    if name not in MODELS:
-        raise ValueError(f"Unknown model {name!r}. {_nearest(name, MODELS)}")
-    _, variant = MODELS[name]
+    variant = _entry(name).variant
     fields = [field.name for field in dataclasses.fields(variant)]
     for override in overrides:
         if override not in fields:
-            raise ValueError(f"{name!r} has no field {override!r}. {_nearest(override, fields)}")
+            raise ValueError(
+                f"{name!r} has no field {override!r}. {did_you_mean(override, fields)}"
+            )
     return dataclasses.replace(variant, **overrides)
+
+
+def model_card(name: str) -> ModelCard:
+    """Returns what is published about a model beside its graph.
+
+    Raises:
+        ValueError: If there is no such model, naming the nearest ones.
+    """
+    return _entry(name).card
 
 
 def create_model(
@@ -48,7 +90,7 @@ def create_model(
     in_channels: int = 3,
     key: PRNGKeyArray,
     **overrides: Any,
-) -> NFNet:
+) -> Any:
     """Builds a model with fresh parameters.
 
     Under `jax.eval_shape` it allocates nothing, for the largest model too.
@@ -58,10 +100,11 @@ def create_model(
         num_classes: Length of the logits.
         in_channels: Channels of the images.
         key: Randomness for the parameters.
-        **overrides: Fields of the variant to replace: see `nfx.models.NFNetVariant`.
+        **overrides: Fields of the variant to replace: see `nfx.models.NFNetVariant` and
+            `nfx.models.BatchNormVariant`.
 
     Returns:
-        A pytree whose every leaf is an array of parameters.
+        A `NFNet` or a `BatchNormNet`: a pytree whose every leaf is an array of parameters.
 
     Raises:
         ValueError: If the name or a field is unknown, or the fields contradict each other.
@@ -71,12 +114,10 @@ def create_model(
         raise ValueError(
             f"num_classes={num_classes} and in_channels={in_channels} must be positive."
         )
-    family, _ = MODELS[name]
-    return family(variant, num_classes=num_classes, in_channels=in_channels, key=key)
+    return _entry(name).network(variant, num_classes=num_classes, in_channels=in_channels, key=key)
 
 
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return (
-        f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known)}."
-    )
+def _entry(name: str) -> ModelEntry:
+    if name not in MODELS:
+        raise ValueError(f"Unknown model {name!r}. {did_you_mean(name, MODELS)}")
+    return MODELS[name]

@@ -133,22 +133,23 @@ _TIMM_REGNET: Mapping[str, NFNetVariant] = {
     )
 }
 
+_timm_resnet = partial(_resnet, **CONVENTIONS["timm"], stochastic_depth_rate=0.0)
+
 _TIMM_RESNET: Mapping[str, NFNetVariant] = {
-    f"timm/{prefix}{depth}": _resnet(
-        **CONVENTIONS["timm"], **attention, depths=depths, stochastic_depth_rate=0.0
-    )
+    f"timm/{prefix}{depth}": _timm_resnet(depths=depths, **attention)
     for prefix, attention in (
         ("nf_resnet", {}),
         ("nf_seresnet", {"squeeze_excite_ratio": 1 / 16}),
         ("nf_ecaresnet", {"efficient_channel_attention": True}),
     )
     for depth, depths in ((26, (2, 2, 2, 2)), (50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)))
-}
+} | {"timm/nf_resnet50": _timm_resnet(depths=(3, 4, 6, 3), train_size=256, test_size=288)}
 # fmt: on
 
-NFNETS: Mapping[str, NFNetVariant] = MappingProxyType({
-    **_F, **_F_PLUS, **_NF_RESNET, **_NF_REGNET, **_SMALL,
-    **_TIMM_NFNET, **_TIMM_REGNET,
-    **_TIMM_RESNET,
-    "timm/nf_resnet50": replace(_TIMM_RESNET["timm/nf_resnet50"], train_size=256, test_size=288),
-})  # fmt: skip
+OFFICIAL: Mapping[str, NFNetVariant] = MappingProxyType(
+    {**_F, **_F_PLUS, **_NF_RESNET, **_NF_REGNET}
+)
+
+SMALL: Mapping[str, NFNetVariant] = MappingProxyType(_SMALL)
+
+TIMM: Mapping[str, NFNetVariant] = MappingProxyType({**_TIMM_NFNET, **_TIMM_REGNET, **_TIMM_RESNET})

@@ -5,6 +5,7 @@ from nfx.nn._attention import (
     EfficientChannelAttention as EfficientChannelAttention,
     SqueezeExcite as SqueezeExcite,
 )
+from nfx.nn._batch_norm import BatchNorm as BatchNorm, BatchStatistics as BatchStatistics
 from nfx.nn._channels import round_channels as round_channels
 from nfx.nn._conv import Conv2d as Conv2d, WSConv2d as WSConv2d
 from nfx.nn._convolution import (

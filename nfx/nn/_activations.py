@@ -18,7 +18,13 @@ class Activation(NamedTuple):
 
     def __call__(self, x: Float[Array, "*shape c"]) -> Float[Array, "*shape c_out"]:
         """Computes `gamma * function(x)`."""
-        return self.function(x) * self.gamma
+        return _scaled(x, function=self.function, gamma=self.gamma)
+
+
+# Jitted for its tracing cache: networks call few activations, many times.
+@partial(jax.jit, static_argnames=("function", "gamma"))
+def _scaled(x: Array, *, function: Callable[[Array], Array], gamma: float) -> Array:
+    return function(x) * gamma
 
 
 _GELU_GAMMA = 1.7015043497085571

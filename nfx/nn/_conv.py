@@ -1,7 +1,8 @@
 """Convolutions: plain, and with scaled weight standardization."""
 
+import functools as ft
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -79,15 +80,10 @@ class WSConv2d(eqx.Module):
     @jax.named_scope("nfx.nn.WSConv2d")
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
         """Convolves one image, in the dtype of `x`; statistics are in that of `weight`."""
-        kernel = STANDARDIZATIONS[self.standardization](self.weight, self.gain * self.gamma)
-        y = convolve(
-            x,
-            kernel.astype(x.dtype),
-            stride=self.stride,
-            padding=self.padding,
-            groups=self.groups,
-        )
-        return y + self.bias.astype(x.dtype)
+        return _standardized_convolution(
+            x, self.weight, self.gain, self.bias, standardization=self.standardization,
+            gamma=self.gamma, stride=self.stride, padding=self.padding, groups=self.groups,
+        )  # fmt: skip
 
 
 class Conv2d(eqx.Module):
@@ -130,6 +126,22 @@ class Conv2d(eqx.Module):
         """Convolves one image, in its dtype."""
         kernel = self.weight.astype(x.dtype)
         return convolve(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
+
+
+# Jitted for its tracing cache: blocks repeat, and what repeats is traced and lowered once.
+@ft.partial(jax.jit, static_argnames=("standardization", "gamma", "stride", "padding", "groups"))
+def _standardized_convolution(
+    x: Float[Array, "h w i"],
+    weight: Float[Array, "kh kw i_per_group o"],
+    gain: Float[Array, " o"],
+    bias: Float[Array, " o"],
+    *,
+    standardization: Standardization,
+    gamma: float,
+    **how: Any,
+) -> Float[Array, "h_out w_out o"]:
+    kernel = STANDARDIZATIONS[standardization](weight, gain * gamma)
+    return convolve(x, kernel.astype(x.dtype), **how) + bias.astype(x.dtype)
 
 
 def _draw_kernel(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 Padding = Literal["SAME", "symmetric"]
 
 
-def window_padding(padding: Padding, size: int) -> str | tuple[tuple[int, int], ...]:
+def window_padding(padding: str, size: int) -> str | tuple[tuple[int, int], ...]:
     """Returns JAX's name for how a window of `size` pixels is padded.
 
     `"SAME"` is TensorFlow's rule, with the odd pixel after the image; `"symmetric"` is

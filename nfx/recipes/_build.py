@@ -73,10 +73,13 @@ def build_parts(recipe: Recipe) -> Parts:
         )
 
     def observe(gradients: PyTree, model: PyTree, step: Int[Array, ""]) -> Metrics:
+        scalars = {"learning_rate": jnp.asarray(schedule(step))}
+        if recipe.clipping is None:
+            return scalars
         count = count_clipped(
             gradients, model, clipping=recipe.clipping, exclude=OFFICIAL_GROUPS.unclipped
         )
-        return {"learning_rate": jnp.asarray(schedule(step)), "clipped_share": count.share}
+        return {**scalars, "clipped_share": count.share}
 
     optimizer = nfnet_sgd(
         schedule,

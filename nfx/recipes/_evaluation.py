@@ -72,13 +72,16 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
 def evaluate_state(
     step: jax.stages.Wrapped, state: TrainState, parts: Parts, mesh: Mesh
 ) -> RunEvaluation:
-    """Evaluates the two sets of parameters that a state holds."""
+    """Evaluates the two sets of parameters that a state holds.
+
+    Both with the running averages of a batch-normalized model, which follow the raw ones.
+    """
 
     def run(model: PyTree) -> Evaluation:
         batch_size = _IMAGES_PER_DEVICE * batch_shards(mesh)
         batches = evaluation_batches(
             parts.splits.test, batch_size, host=jax.process_index(), hosts=jax.process_count()
         )
-        return run_evaluation(step, model, batches, mesh)
+        return run_evaluation(step, model, state.statistics, batches, mesh)
 
     return RunEvaluation(run(state.model), run(state.ema))

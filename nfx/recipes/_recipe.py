@@ -1,10 +1,11 @@
 """Recipes: every choice that decides what a run computes."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
+
+from nfx._names import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,7 @@ class Recipe:
             train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg with every tenth held out.
         image_size: Side that images of a folder are decoded to, in pixels. The sample has 28.
         color: Whether images of a folder are decoded to RGB or to gray. The sample is gray.
-        model: nfnet_nano, nfnet_micro, nfnet_f0 to nfnet_f7, or nfnet_f0+ to nfnet_f7+.
+        model: A name that `nfx models` lists, as nfnet_micro or nf_regnet_b0.
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
         learning_rate: Peak rate for a batch of 256; it is scaled to the batch size.
@@ -24,7 +25,8 @@ class Recipe:
             half of the steps at most.
         momentum: Of the Nesterov momentum.
         weight_decay: L2 penalty on kernels; gains and biases have none.
-        clipping: Adaptive gradient clipping's largest ratio of gradient to parameter norm.
+        clipping: Adaptive gradient clipping's largest ratio of gradient to parameter norm; None
+            for no clipping.
         ema: Decay of the parameters' average, by which the run is judged.
         label_smoothing: Share of a label that is spread over all classes.
         stochastic_depth: Rate at which residual branches are dropped, at the end of the ramp.
@@ -45,7 +47,7 @@ class Recipe:
     warmup_steps: int = 156
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    clipping: float = 0.02
+    clipping: float | None = 0.02
     ema: float = 0.995
     label_smoothing: float = 0.1
     stochastic_depth: float = 0.1
@@ -67,7 +69,7 @@ class Recipe:
             for names, range_, holds in (
                 (("steps", "batch_size", "image_size"), "at least 1", lambda x: x >= 1),
                 (("warmup_steps", "weight_decay", "mixup"), "at least 0", lambda x: x >= 0),
-                (("learning_rate", "clipping"), "more than 0", lambda x: x > 0),
+                (("learning_rate", "clipping"), "more than 0", lambda x: x is None or x > 0),
                 (shares, "in [0, 1)", lambda x: 0 <= x < 1),
                 (("seed",), "in [0, 2**32)", lambda x: 0 <= x < 2**32),
             )
@@ -91,9 +93,7 @@ def get_recipe(name: str) -> Recipe:
         ValueError: If there is none, naming the nearest.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(RECIPES)}."
-        raise ValueError(f"Unknown recipe {name!r}. {hint}")
+        raise ValueError(f"Unknown recipe {name!r}. {did_you_mean(name, RECIPES)}")
     return RECIPES[name]
 
 

@@ -120,8 +120,9 @@ def run_training(
 
 
 def run_evaluation(
-    step: Callable[[PyTree, Batch], EvaluationCounts],
+    step: Callable[[PyTree, PyTree, Batch], EvaluationCounts],
     model: PyTree,
+    statistics: PyTree,
     batches: Iterable[Batch],
     mesh: Mesh,
 ) -> Evaluation:
@@ -130,10 +131,13 @@ def run_evaluation(
     Args:
         step: See `make_evaluation_step`.
         model: The model.
+        statistics: Its state: see `TrainState`.
         batches: See `nfx.data.evaluation_batches`.
         mesh: Where to place the batches.
     """
-    counts = [jax.device_get(step(model, place_batch(batch, mesh))) for batch in batches]
+    counts = [
+        jax.device_get(step(model, statistics, place_batch(batch, mesh))) for batch in batches
+    ]
     correct, loss, examples = (math.fsum(values) for values in zip(*counts, strict=True))
     return Evaluation(correct / examples, loss / examples, int(examples))
 

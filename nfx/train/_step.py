@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from nfx.augment import augment_batch, Augmentation, example_keys, normalize
 from nfx.data import Batch, PADDING_LABEL
+from nfx.models import apply_batch, initial_statistics
 from nfx.optim import ema_parameters
 from nfx.sharding import batch_axes, batch_spec, local_example_indices, replicated
 from nfx.train._losses import one_hot, smoothed_cross_entropy
@@ -29,11 +30,13 @@ class TrainState(eqx.Module):
         step: Steps done.
         model: The model.
         opt_state: State of the optimizer, which holds the parameters' average.
+        statistics: State of the model: a batch-normalized one's running averages, else None.
     """
 
     step: Int[Array, ""]
     model: PyTree
     opt_state: optax.OptState
+    statistics: PyTree = None
 
     @property
     def ema(self) -> PyTree:
@@ -105,7 +108,8 @@ def _build_state(
     build_model: Callable[[], PyTree], optimizer: optax.GradientTransformation
 ) -> TrainState:
     model = build_model()
-    return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(model))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, model, optimizer.init(model), initial_statistics(model))
 
 
 def make_train_step(
@@ -134,7 +138,9 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[TrainState, Metrics]:
-        loss, gradients = jax.value_and_grad(loss_fn)(state.model, batch, key, state.step)
+        (loss, statistics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.model, state.statistics, batch, key, state.step
+        )
         metrics = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
@@ -142,7 +148,7 @@ def make_train_step(
         }
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.model)
         model = optax.apply_updates(state.model, updates)
-        return TrainState(state.step + 1, model, opt_state), metrics
+        return TrainState(state.step + 1, model, opt_state, statistics), metrics
 
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
     return jax.jit(
@@ -154,11 +160,14 @@ def make_train_step(
 
 
 def make_evaluation_step(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages.Wrapped:
-    """Makes the jitted `(model, batch) -> counts`; summed over batches, the counts are exact."""
+    """Makes the jitted `(model, statistics, batch) -> counts`.
 
-    def local(model: PyTree, batch: Batch) -> EvaluationCounts:
+    Summed over batches, the counts are exact.
+    """
+
+    def local(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
         images = normalize(batch.images, preprocessing.mean, preprocessing.std)
-        logits = jax.vmap(model)(images)
+        logits, _ = apply_batch(model, statistics, images)
         real = batch.labels != PADDING_LABEL
         targets = one_hot(batch.labels, logits.shape[-1])
         losses = jnp.where(real, smoothed_cross_entropy(logits, targets, 0.0), 0)
@@ -166,15 +175,18 @@ def make_evaluation_step(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages
         sums = [jnp.sum(x, dtype=jnp.float32) for x in (correct, losses, real)]
         return EvaluationCounts(*jax.lax.psum(sums, batch_axes(mesh)))
 
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(), batch_spec(mesh)), out_specs=P())
+    specs = (P(), P(), batch_spec(mesh))
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
-    return jax.jit(sharded, in_shardings=(whole, split), out_shardings=whole)
+    return jax.jit(sharded, in_shardings=(whole, whole, split), out_shardings=whole)
 
 
-def _sharded_loss(preprocessing: Preprocessing, mesh: Mesh) -> Callable[..., Float[Array, ""]]:
+def _sharded_loss(
+    preprocessing: Preprocessing, mesh: Mesh
+) -> Callable[..., tuple[Float[Array, ""], PyTree]]:
     def local(
-        model: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
-    ) -> Float[Array, ""]:
+        model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], PyTree]:
         indices = local_example_indices(mesh, batch.labels.shape[0])
         keys = example_keys(key, step, indices)
         augment_keys, model_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -183,11 +195,13 @@ def _sharded_loss(preprocessing: Preprocessing, mesh: Mesh) -> Callable[..., Flo
         images, targets = augment_batch(
             preprocessing.augmentation, augment_keys, indices, images, targets
         )
-        logits = jax.vmap(lambda image, key: model(image, key=key))(images, model_keys)
+        logits, statistics = apply_batch(
+            model, statistics, images, model_keys, batch_axes=batch_axes(mesh)
+        )
         losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
-        return jax.lax.pmean(jnp.mean(losses), batch_axes(mesh))
+        return jax.lax.pmean(jnp.mean(losses), batch_axes(mesh)), statistics
 
-    specs = (P(), batch_spec(mesh), P(), P())
+    specs = (P(), P(), batch_spec(mesh), P(), P())
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
 
 

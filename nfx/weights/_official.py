@@ -8,7 +8,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.weights._rename import complete, export, fill, ForeignLeaf, Model, Module, Parameter, rename
+from nfx.weights._rename import (
+    complete,
+    export,
+    fill,
+    ForeignLeaf,
+    Model,
+    Module,
+    Parameter,
+    rename,
+)
 
 
 _BLOCK = r"stages/\d+/blocks/\d+"
@@ -72,7 +81,7 @@ def from_official(mapping: Mapping[str, Any], model: Model, *, strict: bool = Tr
     Raises:
         ValueError: Listing every name and shape that does not fit.
     """
-    return fill(model, _flat(mapping), _official_leaves(model), strict=strict)
+    return fill(model, flatten(mapping), _official_leaves(model), strict=strict)
 
 
 def to_official(model: PyTree) -> dict[str, np.ndarray]:
@@ -103,7 +112,7 @@ def _official_leaves(model: PyTree) -> dict[str, ForeignLeaf]:
     return complete({path: official(path) for path in paths}, "the official code")
 
 
-def _flat(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Joins the two levels of a Haiku tree of parameters, if there are two."""
     flat: dict[str, Any] = {}
     for name, value in mapping.items():

@@ -7,7 +7,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.weights._rename import complete, export, fill, ForeignLeaf, Model, Module, Parameter, rename
+from nfx.weights._rename import (
+    complete,
+    export,
+    fill,
+    ForeignLeaf,
+    Model,
+    Module,
+    Parameter,
+    rename,
+)
 
 
 _BLOCK = r"stages/(\d+)/blocks/(\d+)"

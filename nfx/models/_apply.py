@@ -1,0 +1,43 @@
+"""One way to run a batch through either kind of network."""
+
+import jax
+from jaxtyping import Array, Float, Key, PyTree
+
+from nfx.models._batch_norm_net import BatchNormNet, NetStatistics
+
+
+# What `jax.vmap` calls the axis of the examples, for batch statistics to be taken over.
+_EXAMPLES = "examples"
+
+
+def initial_statistics(model: PyTree) -> NetStatistics | None:
+    """Returns the state that `model` starts with: running averages, or for an NF net None."""
+    return model.initial_statistics() if isinstance(model, BatchNormNet) else None
+
+
+def apply_batch(
+    model: PyTree,
+    statistics: NetStatistics | None,
+    images: Float[Array, "n h w c"],
+    keys: Key[Array, " n"] | None = None,
+    *,
+    batch_axes: tuple[str, ...] | None = None,
+) -> tuple[Float[Array, "n classes"], NetStatistics | None]:
+    """Computes the logits of a batch, and the next state.
+
+    Args:
+        model: Any model of `create_model`.
+        statistics: Its state: see `initial_statistics`.
+        images: Normalised images.
+        keys: Randomness of dropout and stochastic depth, one key an example.
+        batch_axes: In training, the axes of the mesh that the batch is split over, possibly
+            none: batch statistics are those of the whole batch. None is inference.
+    """
+    if not isinstance(model, BatchNormNet):
+        return jax.vmap(lambda image, key: model(image, key=key))(images, keys), None
+    axis_names = None if batch_axes is None else (_EXAMPLES, *batch_axes)
+    return jax.vmap(
+        lambda image, key: model(image, statistics, axis_names=axis_names, key=key),
+        axis_name=_EXAMPLES,
+        out_axes=(0, None),
+    )(images, keys)

@@ -1,0 +1,88 @@
+"""Batch normalization: what normalizer-free networks do without, to compare with them."""
+
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class BatchStatistics(NamedTuple):
+    """Running averages of one layer: its state, which calls take and return.
+
+    Attributes:
+        mean: Of each channel.
+        variance: Of each channel, biased.
+    """
+
+    mean: Float[Array, " c"]
+    variance: Float[Array, " c"]
+
+
+class BatchNorm(eqx.Module):
+    """Normalises each channel of one image by the statistics of the batch it is in.
+
+    The only module of nfx whose examples see each other. Differences from
+    `equinox.nn.BatchNorm`: channels are last, every leaf is an array, the statistics are a
+    plain pytree, and the axes that the batch is spread over are named by the call, so that a
+    model does not depend on the mesh.
+
+    References:
+        Ioffe & Szegedy (2015), arXiv:1502.03167.
+    """
+
+    unit_axes: ClassVar = {"gain": (), "bias": ()}
+
+    gain: Float[Array, " c"]
+    bias: Float[Array, " c"]
+    decay: float = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, channels: int, *, gain: float = 1.0, decay: float = 0.9, eps: float = 1e-5):
+        """Starts as the plain normalisation.
+
+        Args:
+            channels: Channels of the image.
+            gain: Initial gain. Zero closes the residual branch that the layer ends.
+            decay: Of the running averages.
+            eps: Added to the variance.
+        """
+        self.gain = jnp.full(channels, gain)
+        self.bias = jnp.zeros(channels)
+        self.decay = decay
+        self.eps = eps
+
+    def initial_statistics(self) -> BatchStatistics:
+        """Returns mean zero and variance one."""
+        return BatchStatistics(jnp.zeros_like(self.bias), jnp.ones_like(self.bias))
+
+    @jax.named_scope("nfx.nn.BatchNorm")
+    def __call__(
+        self,
+        x: Float[Array, "h w c"],
+        statistics: BatchStatistics,
+        *,
+        axis_names: tuple[str, ...] | None = None,
+    ) -> tuple[Float[Array, "h w c"], BatchStatistics]:
+        """Normalises one image, in its dtype; statistics are in theirs.
+
+        Args:
+            x: The image.
+            statistics: The running averages.
+            axis_names: The mapped axes that the batch is spread over, as named by `jax.vmap`
+                and `jax.shard_map`: its statistics are used, and the running averages follow
+                them. None is inference: the running averages are used.
+        """
+        wide = x.astype(statistics.mean.dtype)
+        if axis_names is None:
+            used = statistics
+        else:
+            mean = jax.lax.pmean(jnp.mean(wide, axis=(0, 1)), axis_names)
+            variance = jax.lax.pmean(jnp.mean(jnp.square(wide - mean), axis=(0, 1)), axis_names)
+            used = BatchStatistics(mean, variance)
+            statistics = jax.tree.map(
+                lambda old, new: self.decay * old + (1 - self.decay) * new, statistics, used
+            )
+        scale = self.gain * jax.lax.rsqrt(used.variance + self.eps)
+        return ((wide - used.mean) * scale + self.bias).astype(x.dtype), statistics
