@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from nfx._units import unit_axes as unit_axes
     from nfx.models import create_model as create_model, list_models as list_models
+    from nfx.weights import load_pretrained as load_pretrained
 
 
 __version__ = _version("nfx")
@@ -34,7 +35,12 @@ _PACKAGES = frozenset({
     "analysis", "augment", "checkpoint", "data", "graph", "models", "nn", "optim", "recipes",
     "sharding", "train", "weights",
 })  # fmt: skip
-_NAMES = {"create_model": "nfx.models", "list_models": "nfx.models", "unit_axes": "nfx._units"}
+_NAMES = {
+    "create_model": "nfx.models",
+    "list_models": "nfx.models",
+    "load_pretrained": "nfx.weights",
+    "unit_axes": "nfx._units",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@
 """
 
 import csv
+import sys
 
 import jax
 import pytest
@@ -30,9 +31,7 @@ OWN = ["nfnet_nano", "nfnet_micro", "resnet50", "se_resnext50_d", "se_resnext_mi
 def measure(name):
     model, variant = create_abstract(name), model_variant(name)
     macs = {size: model_macs(model, size) for size in {variant.train_size, variant.test_size}}
-    return ModelSize(
-        parameter_count(model), macs[variant.train_size], macs[variant.test_size]
-    )
+    return ModelSize(parameter_count(model), macs[variant.train_size], macs[variant.test_size])
 
 
 def test_every_model_is_published_or_nfx_s_own():
@@ -105,7 +104,11 @@ def test_macs_are_those_of_matrix_products_and_convolutions():
     assert macs == 4 * 4 * 10 * 3 * 3 * 3
 
 
+def write_table(file):
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["name", *ModelSize._fields])
+    writer.writerows([name, *measure(name)] for name in nfx.list_models())
+
+
 if __name__ == "__main__":
-    print("name,parameters,train_macs,test_macs")
-    for model_name in nfx.list_models():
-        print(model_name, *measure(model_name), sep=",", flush=True)
+    write_table(sys.stdout)

@@ -15,6 +15,8 @@ class _Command(NamedTuple):
 _COMMANDS = {
     "train": _Command("nfx.cli._train", "train a network, on the images nfx carries or your own"),
     "evaluate": _Command("nfx.cli._evaluate", "evaluate a run on its test images, or on others"),
+    "predict": _Command("nfx.cli._predict", "name what is in images, by a run or by weights"),
+    "models": _Command("nfx.cli._models", "list the models, their sizes and published accuracies"),
 }
 
 # What to install when a subcommand's imports fail.

@@ -1,6 +1,11 @@
 """Labelled images: sources and the order they arrive in. NumPy and Grain; no JAX."""
 
-from nfx.data._folder import FolderSource as FolderSource, load_folder as load_folder
+from nfx.data._folder import (
+    FolderSource as FolderSource,
+    list_images as list_images,
+    load_folder as load_folder,
+    View as View,
+)
 from nfx.data._pipeline import (
     Batch as Batch,
     evaluation_batches as evaluation_batches,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,22 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif",
 _HOLD_OUT = 10
 
 
+class View(NamedTuple):
+    """Which part of an image is looked at: its centre.
+
+    Attributes:
+        crop: Share of the side that is kept.
+        squash: Whether the whole width and height count, and the aspect is lost, or the largest
+            part of the wanted aspect.
+    """
+
+    crop: float = 1.0
+    squash: bool = False
+
+
+_WHOLE = View()
+
+
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
     """Image files, decoded when asked for.
@@ -23,14 +40,15 @@ class FolderSource:
         files: One path an image.
         labels: One label an image.
         class_names: One name a class.
-        image_shape: Height, width and channels to decode to. The largest centred crop of that
-            aspect is resized (bicubic, antialiased); one channel is gray, three are RGB.
+        image_shape: Height, width and channels to decode to; one channel is gray, three are RGB.
+        view: Which part of the image is resized to that (bicubic, antialiased).
     """
 
     files: Sequence[Path]
     labels: np.ndarray
     class_names: Sequence[str]
     image_shape: tuple[int, int, int]
+    view: View = _WHOLE
 
     def __len__(self) -> int:
         """Number of images."""
@@ -42,7 +60,8 @@ class FolderSource:
         Raises:
             ValueError: If the file is not a readable image, naming it.
         """
-        return Example(_decode(self.files[index], self.image_shape), int(self.labels[index]))
+        image = _decode(self.files[index], self.image_shape, self.view)
+        return Example(image, int(self.labels[index]))
 
 
 def load_folder(root: str | Path, *, image_size: int, channels: int = 3) -> Splits:
@@ -86,6 +105,26 @@ def load_folder(root: str | Path, *, image_size: int, channels: int = 3) -> Spli
     return Splits(source(train), source(test))
 
 
+def list_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Returns the image files among `paths`: files as they are, folders with all below them.
+
+    Raises:
+        ValueError: If a path does not exist, or a folder has no images.
+    """
+    found: list[Path] = []
+    for path in (Path(path).expanduser() for path in paths):
+        if not path.exists():
+            raise ValueError(f"No file or folder {str(path)!r}.")
+        files = sorted(_images(path.rglob("*"))) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(
+                f"No images in {str(path)!r}: none of its files ends in "
+                f"{', '.join(sorted(_SUFFIXES))}."
+            )
+        found += files
+    return found
+
+
 def _split_files(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """Files by class, to train on and to test with."""
     if (root / "train").is_dir():
@@ -113,7 +152,7 @@ def _but_every(paths: list[Path], nth: int) -> list[Path]:
     return [path for index, path in enumerate(paths) if index % nth != nth - 1]
 
 
-def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def _decode(path: Path, shape: tuple[int, int, int], view: View) -> np.ndarray:
     from PIL import Image, ImageOps  # an extra, and slow to import
 
     height, width, channels = shape
@@ -124,5 +163,17 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         raise ValueError(
             f"Cannot read {str(path)!r} as an image ({error}). Repair or remove the file."
         ) from error
-    fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(fitted).reshape(shape)
+    box = _box(image.size, width / height, view)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized).reshape(shape)
+
+
+def _box(size: tuple[int, int], aspect: float, view: View) -> tuple[float, float, float, float]:
+    """The centred part of an image that a view keeps: left, top, right, bottom."""
+    width, height = size
+    kept = (width, height) if view.squash else (min(width, height * aspect),
+                                                min(height, width / aspect))  # fmt: skip
+    horizontal, vertical = kept[0] * view.crop / 2, kept[1] * view.crop / 2
+    return (
+        width / 2 - horizontal, height / 2 - vertical, width / 2 + horizontal, height / 2 + vertical
+    )  # fmt: skip

@@ -32,9 +32,16 @@ def apply_batch(
         keys: Randomness of dropout and stochastic depth, one key an example.
         batch_axes: In training, the axes of the mesh that the batch is split over, possibly
             none: batch statistics are those of the whole batch. None is inference.
+
+    Raises:
+        ValueError: If a batch-normalized model comes without its state.
     """
     if not isinstance(model, BatchNormNet):
         return jax.vmap(lambda image, key: model(image, key=key))(images, keys), None
+    if statistics is None:
+        raise ValueError(
+            "A batch-normalized model has a state: start with nfx.models.initial_statistics(model)."
+        )
     axis_names = None if batch_axes is None else (_EXAMPLES, *batch_axes)
     return jax.vmap(
         lambda image, key: model(image, statistics, axis_names=axis_names, key=key),

@@ -1,5 +1,6 @@
 """The batch-normalized networks that normalizer-free ones replace, to measure them against."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -274,9 +275,15 @@ class BatchNormNet(eqx.Module):
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Channels and stride of the feature maps: the stem's, each stage's, the last."""
-        stages = [(stage.blocks[-1].conv2.conv, stage.blocks[0].stride) for stage in self.stages]
-        return describe_features([layer.conv for layer in self.stem], self.stem_pool, stages,
-                                 self.head)  # fmt: skip
+        stem_stride = math.prod(layer.conv.stride for layer in self.stem)
+        return describe_features(
+            (self.stem[-1].conv.weight.shape[-1], stem_stride * (2 if self.stem_pool else 1)),
+            [
+                (stage.blocks[0].conv2.conv.weight.shape[-1], stage.blocks[0].stride)
+                for stage in self.stages
+            ],
+            self.head.weight.shape[0],
+        )
 
     def initial_statistics(self) -> NetStatistics:
         """Returns the running averages to start with."""

@@ -1,14 +1,11 @@
 """What a network computes on its way to the logits, and what it takes."""
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
-
-from nfx.nn import Linear
 
 
 class Features(NamedTuple):
@@ -43,31 +40,20 @@ class FeatureInfo(NamedTuple):
     stride: int
 
 
-@runtime_checkable
-class Kernel(Protocol):
-    """What a convolution tells of itself."""
-
-    weight: jax.Array | jax.ShapeDtypeStruct
-    stride: int
-
-
 def describe_features(
-    stem: Sequence[Kernel], stem_pool: bool, stages: Sequence[tuple[Kernel, int]], head: Linear
+    stem: tuple[int, int], stages: Sequence[tuple[int, int]], final_channels: int
 ) -> tuple[FeatureInfo, ...]:
     """Declares the feature maps of a network.
 
     Args:
-        stem: The stem's convolutions.
-        stem_pool: Whether a pooling of stride 2 follows them.
-        stages: The last convolution of each stage, and the stage's stride.
-        head: The classifier.
+        stem: Channels and stride of the stem.
+        stages: Channels and stride of each stage.
+        final_channels: Channels of the last map.
     """
-    stride = math.prod(conv.stride for conv in stem) * (2 if stem_pool else 1)
-    maps = [FeatureInfo("stem", stem[-1].weight.shape[-1], stride)]
-    for index, (conv, stage_stride) in enumerate(stages):
-        stride *= stage_stride
-        maps.append(FeatureInfo(f"stages/{index}", conv.weight.shape[-1], stride))
-    return (*maps, FeatureInfo("final", head.weight.shape[0], stride))
+    maps = [FeatureInfo("stem", *stem)]
+    for index, (channels, stride) in enumerate(stages):
+        maps.append(FeatureInfo(f"stages/{index}", channels, maps[-1].stride * stride))
+    return (*maps, FeatureInfo("final", final_channels, maps[-1].stride))
 
 
 def split_or_none(key: PRNGKeyArray | None, count: int) -> Iterator[PRNGKeyArray | None]:

@@ -1,5 +1,6 @@
 """Normalizer-free networks: one block, and the network around it."""
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -209,8 +210,15 @@ class NFNet(eqx.Module):
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Channels and stride of the feature maps: the stem's, each stage's, the last."""
-        stages = [(stage.blocks[-1].conv2, stage.blocks[0].stride) for stage in self.stages]
-        return describe_features(self.stem, self.stem_pool, stages, self.head)
+        stem_stride = math.prod(conv.stride for conv in self.stem) * (2 if self.stem_pool else 1)
+        return describe_features(
+            (self.stem[-1].weight.shape[-1], stem_stride),
+            [
+                (stage.blocks[0].conv2.weight.shape[-1], stage.blocks[0].stride)
+                for stage in self.stages
+            ],
+            self.head.weight.shape[0],
+        )
 
     def __call__(
         self, image: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None

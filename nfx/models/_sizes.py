@@ -29,8 +29,10 @@ def model_sizes() -> Mapping[str, ModelSize]:
     They are read from a table, because to count on all the graphs takes a minute; a test
     counts them (see `nfx.analysis.model_macs`) and compares.
     """
-    with (resources.files("nfx.models") / "sizes.csv").open(newline="") as file:
-        return MappingProxyType({
-            row.pop("name"): ModelSize(**{field: int(value) for field, value in row.items()})
-            for row in csv.DictReader(file)
-        })
+    with (resources.files("nfx.models") / "sizes.csv").open() as file:
+        return MappingProxyType(
+            {
+                row.pop("name"): ModelSize(**{field: int(value) for field, value in row.items()})
+                for row in csv.DictReader(file)
+            }
+        )

@@ -13,6 +13,7 @@ from nfx.optim._ema import (
     EmaState as EmaState,
     parameter_ema as parameter_ema,
 )
+from nfx.optim._freeze import train_only as train_only
 from nfx.optim._nfnet_sgd import (
     nfnet_sgd as nfnet_sgd,
     OFFICIAL_GROUPS as OFFICIAL_GROUPS,

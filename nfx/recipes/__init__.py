@@ -2,6 +2,11 @@
 
 from nfx.recipes._build import build_parts as build_parts, Parts as Parts
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
+from nfx.recipes._predict import (
+    ClassScore as ClassScore,
+    predict as predict,
+    Prediction as Prediction,
+)
 from nfx.recipes._recipe import (
     get_recipe as get_recipe,
     Recipe as Recipe,

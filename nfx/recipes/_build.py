@@ -44,14 +44,18 @@ class Parts(NamedTuple):
     key: PRNGKeyArray
 
 
-def build_parts(recipe: Recipe) -> Parts:
+def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
     """Builds everything a recipe describes, without touching its images.
+
+    Args:
+        recipe: The recipe.
+        splits: Images to take instead of the recipe's.
 
     Raises:
         ValueError: If the model is unknown, the data is missing, or a number is out of range.
     """
     model_variant(recipe.model)  # an unknown name is the cheapest thing to find
-    splits = _load(recipe)
+    splits = splits or _load(recipe)
     channels = splits.train.image_shape[-1]
     mean, std = _PIXELS[channels]
     augmentation = Augmentation(flip=recipe.flip, mixup_alpha=recipe.mixup, cutmix=recipe.cutmix)

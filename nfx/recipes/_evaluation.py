@@ -63,10 +63,28 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
             f"{', '.join(found)}: name the folders as in training."
         )
     mesh = make_mesh(parse_mesh_shape("data=all", jax.device_count()))
+    state = restore_run(directory, parts, mesh, step=step)
+    return evaluate_state(make_evaluation_step(parts.preprocessing, mesh), state, parts, mesh)
+
+
+def restore_run(
+    directory: RunDirectory, parts: Parts, mesh: Mesh | None = None, *, step: int | None = None
+) -> TrainState:
+    """Reads the state of a run from a checkpoint.
+
+    Args:
+        directory: The run.
+        parts: What its recipe stands for.
+        mesh: Where the state will live, by default on one device.
+        step: The step of the checkpoint, the latest by default.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+    """
+    mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
     with CheckpointStore(directory.checkpoints, read_only=True) as store:
         like = abstract_state(parts.build_model, parts.optimizer, mesh)
-        state = store.restore(like, step=step)
-    return evaluate_state(make_evaluation_step(parts.preprocessing, mesh), state, parts, mesh)
+        return store.restore(like, step=step)
 
 
 def evaluate_state(

@@ -75,7 +75,7 @@ def write_weights(path: str | Path, arrays: Mapping[str, Any]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
         try:
             if path.suffix == ".npz":
-                np.savez(file, **contents)
+                np.savez(file, **contents)  # pyright: ignore[reportArgumentType]
             else:
                 from safetensors.numpy import save  # an extra
 

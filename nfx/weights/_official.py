@@ -32,12 +32,12 @@ _ROOTS = {
 # {root} is the architecture's name; {block} that of a block, `nf_block`, `nf_block_1`, counted
 # over the whole network.
 _MODULES = (
-    Module(_BLOCK,                                   r"{root}/~/{block}"),
-    Module(_BLOCK + r"/(conv\w+)",                   r"{root}/~/{block}/~/\1"),
-    Module(_BLOCK + r"/(?:inner_)?attention/fc0",    r"{root}/~/{block}/~/squeeze_excite/~/linear"),
-    Module(_BLOCK + r"/(?:inner_)?attention/fc1",    r"{root}/~/{block}/~/squeeze_excite/~/linear_1"),
-    Module(r"final_conv",                            r"{root}/~/final_conv"),
-    Module(r"head",                                  r"{root}/~/linear"),
+    Module(_BLOCK,                         r"{root}/~/{block}"),
+    Module(_BLOCK + r"/(conv\w+)",         r"{root}/~/{block}/~/\1"),
+    Module(_BLOCK + r"/\w*attention/fc0",  r"{root}/~/{block}/~/squeeze_excite/~/linear"),
+    Module(_BLOCK + r"/\w*attention/fc1",  r"{root}/~/{block}/~/squeeze_excite/~/linear_1"),
+    Module(r"final_conv",                  r"{root}/~/final_conv"),
+    Module(r"head",                        r"{root}/~/linear"),
 )  # fmt: skip
 
 _STEMS = {

@@ -1,0 +1,88 @@
+"""`nfx predict`."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from nfx.recipes import predict, Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictCommand:
+    """Name the most probable classes of images.
+
+    Attributes:
+        what: A run directory, weights on the Hugging Face Hub (timm/dm_nfnet_f0.dm_in1k), or a
+            file of weights (.safetensors, .npz).
+        images: Files, and folders with all the images below them.
+        model: The name of the model that a file of weights is of: see `nfx models`.
+        top: How many classes to name.
+        class_names: A text file with the name of a class on each line, for weights.
+        image_size: Side that images are brought to; by default the run's or the model's.
+        batch_size: Images at a time.
+        offline: Look for weights in the cache only.
+        json: Print JSON: one line an image.
+    """
+
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|WEIGHTS")]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
+    model: str | None = None
+    top: int = 5
+    class_names: str | None = None
+    image_size: int | None = None
+    batch_size: int = 32
+    offline: bool = False
+    json: bool = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the arguments and predicts."""
+    command = tyro.cli(PredictCommand, prog="nfx predict", args=arguments)
+    if not command.images:
+        raise ValueError("Which images? Give files or folders after the model.")
+    predictions = predict(
+        command.what,
+        command.images,
+        model=command.model,
+        top=command.top,
+        class_names=_read_names(command.class_names),
+        image_size=command.image_size,
+        batch_size=command.batch_size,
+        track=_track,
+        **({"offline": True} if command.offline else {}),
+    )
+    show = _as_json if command.json else _as_text
+    for prediction in predictions:
+        print(show(prediction), flush=True)
+    return 0
+
+
+def _as_json(prediction: Prediction) -> str:
+    classes = [score._asdict() for score in prediction.classes]
+    return json.dumps({"file": str(prediction.file), "classes": classes})
+
+
+def _as_text(prediction: Prediction) -> str:
+    lines = [f"{score.probability:7.1%}  {score.name}" for score in prediction.classes]
+    return "\n".join([str(prediction.file), *lines])
+
+
+def _read_names(path: str | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Cannot read the names of the classes: {error}") from error
+
+
+def _track(files: Sequence[Path]) -> Any:
+    console = Console(stderr=True)
+    return track(files, "Images", console=console, transient=True, disable=not sys.stderr.isatty())

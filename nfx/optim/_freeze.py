@@ -1,0 +1,41 @@
+"""Training a part of a model."""
+
+from collections.abc import Sequence
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from nfx._tree import leaves_by_path, mask_by_path, path_matches
+
+
+def train_only(
+    optimizer: optax.GradientTransformation, patterns: str | Sequence[str]
+) -> optax.GradientTransformation:
+    r"""Freezes every leaf but those whose path matches: it is not updated and has no state.
+
+    Under `jax.jit`, gradients that nobody uses are not computed either.
+
+    >>> optimizer = train_only(optax.adamw(1e-3), r"head/.*")
+
+    Args:
+        optimizer: What updates the leaves that are trained.
+        patterns: Of their paths: see `nfx._tree.path_matches`.
+
+    Returns:
+        A transformation whose `init` raises a `ValueError` if a pattern matches no leaf.
+    """
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+    def labels(params: PyTree) -> PyTree[str]:
+        paths = list(leaves_by_path(params))
+        for pattern in patterns:
+            if not any(path_matches(path, pattern) for path in paths):
+                raise ValueError(
+                    f"{pattern!r} matches none of the {len(paths)} leaves, such as "
+                    f"{', '.join(map(repr, paths[-3:]))}."
+                )
+        mask = mask_by_path(params, patterns)
+        return jax.tree.map(lambda trained: "trained" if trained else "frozen", mask)
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
