@@ -14,6 +14,13 @@ from tests.golden import rules
 GOLDEN = Path(__file__).parent / "golden"
 
 
+# Golden files of the batch-normalized networks.
+BATCH_NORM_CASES = {
+    "timm_small_resnet": ("resnet50", dict(depths=(1, 2, 1, 1))),
+    "timm_small_se_resnext_d": ("se_resnext50_d", dict(depths=(1, 2, 1, 1), groups=(8, 8, 8, 8))),
+}
+
+
 def load_golden(name):
     with np.load(GOLDEN / f"{name}.npz") as arrays:
         return dict(arrays)

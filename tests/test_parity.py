@@ -3,6 +3,7 @@
 The cases come from the registry: a family without one, and without a reason, is a failure.
 """
 
+import dataclasses
 import functools as ft
 
 import jax
@@ -11,12 +12,13 @@ import numpy as np
 import optax
 import pytest
 
+import nfx
 from nfx.analysis import signal_statistics, tap_signal
 from nfx.graph import taps
-from nfx.models import MODELS
+from nfx.models import model_variant
 from nfx.weights import official_names, timm_names, to_official, to_timm
 from tests.golden import rules
-from tests.reference import golden_model, load_golden, meta, tiny_overrides
+from tests.reference import BATCH_NORM_CASES, golden_model, load_golden, meta, tiny_overrides
 
 
 CASES = {
@@ -31,22 +33,56 @@ CASES = {
     "timm_eca_nfnet_l0_64x64": ("timm/eca_nfnet_l0", {}),
     "timm_nf_resnet50_64x64": ("timm/nf_resnet50", {}),
     "timm_test_nfnet_49x62": ("timm/test_nfnet", {}),
+    "timm_small_nfnet": (
+        "timm/nfnet_f0", dict(depths=(1, 2, 1, 1), widths=(32, 64, 96, 96), group_width=16,
+             final_expansion=32.0),
+    ),
+    "timm_small_nf_regnet": (
+        "timm/nf_regnet_b0",
+        dict(depths=(1, 2, 1, 1), widths=(24, 48, 72, 96), stem_width=24, final_expansion=10.0),
+    ),
+    "timm_small_nf_seresnet": (
+        "timm/nf_seresnet26", dict(depths=(1, 2, 1, 1), widths=(64, 128, 192, 256)),
+    ),
+    "timm_small_nf_ecaresnet": (
+        "timm/nf_ecaresnet26", dict(depths=(1, 2, 1, 1), widths=(64, 128, 192, 256)),
+    ),
+}  # fmt: skip
+
+# Models of a structure that no golden file has, and why that will do.
+WITHOUT_GOLDEN = {
+    "se_resnext_micro": "se_resnext50_d without the max-pool and with gelu, to learn with",
 }
 
 
-def structure(name):
-    """What a golden file of one model proves for another: all but sizes, counts and seeds."""
-    _, variant = MODELS[name]
-    sizes = (
-        "depths", "widths", "stem_widths", "stem_width", "group_width", "expansion", "drop_rate",
-        "stochastic_depth_rate", "train_size", "test_size", "final_expansion", "first_expansion",
-    )  # fmt: skip
-    fields = {field: getattr(variant, field) for field in variant.__dataclass_fields__}
-    attention = "squeeze_excite_ratio"
-    return {
-        **{field: value for field, value in fields.items() if field not in sizes},
-        attention: fields[attention] is not None,
-    }
+# Fields that decide how much is computed, and not what.
+SIZES = {
+    "depths", "widths", "strides", "stem_widths", "stem_width", "stem_strides", "train_size",
+    "test_size", "groups", "drop_rate", "stochastic_depth_rate", "expansion", "head_std",
+}  # fmt: skip
+
+# Of these it matters whether there is one.
+OPTIONAL = {
+    "group_width", "first_expansion", "squeeze_excite_ratio", "final_expansion", "skip_gain",
+}  # fmt: skip
+
+
+def structure(name, overrides=None):
+    """What a golden file of one model proves for others that share it."""
+    variant = model_variant(name, **(overrides or {}))
+    return frozenset(
+        (field.name, value is not None if field.name in OPTIONAL else value)
+        for field in dataclasses.fields(variant)
+        if field.name not in SIZES
+        for value in [getattr(variant, field.name)]
+    )
+
+
+@pytest.mark.parametrize("name", nfx.list_models())
+def test_every_model_has_the_structure_of_a_golden_file(name):
+    proven = {structure(*case) for case in CASES.values()}
+    proven |= {structure(*case) for case in BATCH_NORM_CASES.values()}
+    assert structure(name) in proven or name in WITHOUT_GOLDEN
 
 
 @ft.partial(jax.jit, static_argnums=0)
@@ -85,7 +121,8 @@ def test_agrees_with_the_reference(case):
     np.testing.assert_allclose(loss, golden["loss"], rtol=1e-5)
     if "metric_names" in golden:
         check_signal(signal, golden)
-    check_activations({convs[path]: value for path, value in activations.items()}, golden)
+    if "feat_names" in golden:
+        check_activations({convs[path]: value for path, value in activations.items()}, golden)
     convert = to_official if case.startswith("official") else to_timm
     check_gradients(convert(gradients), golden)
 

@@ -9,7 +9,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from nfx.models import initial_statistics
+from nfx.models import apply_batch, initial_statistics
 
 
 def count_macs(function: Callable[..., Any], *args: Any) -> int:
@@ -34,11 +34,9 @@ def model_macs(model: PyTree, image_size: int) -> int:
         image_size: Side of the image, in pixels.
     """
     channels = jax.tree.leaves(model.stem)[0].shape[2]
-    image = jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32)
-    state = jax.eval_shape(initial_statistics, model)
-    if state is None:
-        return count_macs(lambda model, image: model(image), model, image)
-    return count_macs(lambda model, image, state: model(image, state), model, image, state)
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    statistics = jax.eval_shape(initial_statistics, model)
+    return count_macs(apply_batch, model, statistics, images)
 
 
 def _count(jaxpr: Any) -> int:

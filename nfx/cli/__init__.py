@@ -1,6 +1,7 @@
 """The `nfx` command: a table of subcommands, each loaded only when it is called."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     try:
-        return importlib.import_module(_COMMANDS[name].module).main(arguments)
+        command = importlib.import_module(_COMMANDS[name].module)
+        _quiet_libraries()
+        return command.main(arguments)
     except KeyboardInterrupt:
         print("\nnfx: interrupted; what was written is kept.", file=sys.stderr)
         return 130
@@ -60,6 +63,12 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         print(f"nfx: error: {error}\n(NFX_TRACEBACK=1 shows where.)", file=sys.stderr)
     return 1
+
+
+def _quiet_libraries() -> None:
+    """Keeps what Orbax tells its developers, and twice what the Hub tells, off the screen."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("huggingface_hub").propagate = False
 
 
 def _is_expected(error: Exception) -> bool:

@@ -6,10 +6,6 @@ from jaxtyping import Array, Float, Key, PyTree
 from nfx.models._batch_norm_net import BatchNormNet, NetStatistics
 
 
-# What `jax.vmap` calls the axis of the examples, for batch statistics to be taken over.
-_EXAMPLES = "examples"
-
-
 def initial_statistics(model: PyTree) -> NetStatistics | None:
     """Returns the state that `model` starts with: running averages, or for an NF net None."""
     return model.initial_statistics() if isinstance(model, BatchNormNet) else None
@@ -42,9 +38,4 @@ def apply_batch(
         raise ValueError(
             "A batch-normalized model has a state: start with nfx.models.initial_statistics(model)."
         )
-    axis_names = None if batch_axes is None else (_EXAMPLES, *batch_axes)
-    return jax.vmap(
-        lambda image, key: model(image, statistics, axis_names=axis_names, key=key),
-        axis_name=_EXAMPLES,
-        out_axes=(0, None),
-    )(images, keys)
+    return model(images, statistics, axis_names=batch_axes, keys=keys)

@@ -10,15 +10,9 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
 
-from nfx.models._features import (
-    check_image,
-    describe_features,
-    FeatureInfo,
-    Features,
-    split_or_none,
-)
+from nfx.models._features import check_image, describe_features, FeatureInfo, Features
 from nfx.nn import (
     ACTIVATIONS,
     average_pool,
@@ -109,10 +103,10 @@ class ConvNorm(eqx.Module):
     norm: BatchNorm
 
     def __call__(
-        self, x: Float[Array, "h w i"], statistics: BatchStatistics, axis_names: AxisNames
-    ) -> tuple[Float[Array, "h2 w2 o"], BatchStatistics]:
+        self, x: Float[Array, "n h w i"], statistics: BatchStatistics, axis_names: AxisNames
+    ) -> tuple[Float[Array, "n h2 w2 o"], BatchStatistics]:
         """Computes the output and the next running averages: see `BatchNorm`."""
-        return self.norm(self.conv(x), statistics, axis_names=axis_names)
+        return self.norm(jax.vmap(self.conv)(x), statistics, axis_names=axis_names)
 
 
 class BlockStatistics(NamedTuple):
@@ -188,24 +182,24 @@ class BatchNormBlock(eqx.Module):
     @jax.named_scope("nfx.models.BatchNormBlock")
     def __call__(
         self,
-        x: Float[Array, "h w i"],
+        x: Float[Array, "n h w i"],
         statistics: BlockStatistics,
         *,
         axis_names: AxisNames = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "h2 w2 o"], BlockStatistics]:
-        """Computes the output for one image, and the next running averages."""
+        keys: Key[Array, " n"] | None = None,
+    ) -> tuple[Float[Array, "n h2 w2 o"], BlockStatistics]:
+        """Computes the output for a batch, and the next running averages."""
         activation = ACTIVATIONS[self.activation].function
         branch, conv0 = self.conv0(x, statistics.conv0, axis_names)
         branch, conv1 = self.conv1(activation(branch), statistics.conv1, axis_names)
         branch, conv2 = self.conv2(activation(branch), statistics.conv2, axis_names)
         if self.attention is not None:
-            branch = self.attention(branch) * branch
-        branch = self.stochastic_depth(branch, key=key)
+            branch = jax.vmap(self.attention)(branch)[:, None, None] * branch
+        branch = jax.vmap(lambda x, key: self.stochastic_depth(x, key=key))(branch, keys)
         conv_shortcut = statistics.conv_shortcut
         if self.conv_shortcut is not None and conv_shortcut is not None:
             pools = self.stride > self.conv_shortcut.conv.stride
-            pooled = average_pool(x, 2, 2) if pools else x
+            pooled = jax.vmap(lambda image: average_pool(image, 2, 2))(x) if pools else x
             x, conv_shortcut = self.conv_shortcut(pooled, conv_shortcut, axis_names)
         return activation(x + branch), BlockStatistics(conv0, conv1, conv2, conv_shortcut)
 
@@ -224,14 +218,13 @@ class NetStatistics(NamedTuple):
 
 
 class BatchNormNet(eqx.Module):
-    """A batch-normalized residual network, for one image of a batch.
+    """A batch-normalized residual network, for a batch: its examples see each other.
 
     It takes and returns its running averages:
 
     >>> statistics = model.initial_statistics()
-    >>> logits, _ = jax.vmap(lambda image: model(image, statistics))(images)  # inference
-    >>> train = lambda image: model(image, statistics, axis_names=("batch",))
-    >>> logits, statistics = jax.vmap(train, axis_name="batch", out_axes=(0, None))(images)
+    >>> logits, statistics = model(images, statistics, axis_names=())  # training
+    >>> logits, _ = model(images, statistics)  # inference
     """
 
     stem: tuple[ConvNorm, ...]
@@ -294,60 +287,84 @@ class BatchNormNet(eqx.Module):
 
     def __call__(
         self,
-        image: Shaped[Array, "..."],
+        images: Shaped[Array, "..."],
         statistics: NetStatistics,
         *,
         axis_names: AxisNames = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, " classes"], NetStatistics]:
-        """Computes the logits of one image of shape `(height, width, channels)`.
+        keys: Key[Array, " n"] | None = None,
+    ) -> tuple[Float[Array, "n classes"], NetStatistics]:
+        """Computes the logits of images of shape `(n, height, width, channels)`.
 
         Args:
-            image: Normalised pixels, floating point, of any size.
+            images: Normalised pixels, floating point, of any size.
             statistics: The running averages.
-            axis_names: The mapped axes that the batch is spread over, in training; None is
-                inference: see `nfx.nn.BatchNorm`.
-            key: Randomness of stochastic depth and dropout; without one, neither happens.
+            axis_names: In training, the axes of the mesh that the batch is split over, possibly
+                none; None is inference: see `nfx.nn.BatchNorm`.
+            keys: Randomness of stochastic depth and dropout, one key an image; without, neither
+                happens.
 
         Returns:
             The logits, and the next running averages.
 
         Raises:
-            ValueError: If `image` is not one floating-point image with the right channels.
+            ValueError: If `images` are not floating-point images with the right channels.
         """
-        features, statistics = self.features(image, statistics, axis_names=axis_names, key=key)
+        features, statistics = self.features(images, statistics, axis_names=axis_names, keys=keys)
         return features.logits, statistics
 
     def features(
         self,
-        image: Shaped[Array, "..."],
+        images: Shaped[Array, "..."],
         statistics: NetStatistics,
         *,
         axis_names: AxisNames = None,
-        key: PRNGKeyArray | None = None,
+        keys: Key[Array, " n"] | None = None,
     ) -> tuple[Features, NetStatistics]:
-        """As calling the model, with the feature maps on the way: see `feature_info`."""
-        check_image(image, self.stem[0].conv.weight.shape[2])
+        """As calling the model, with the feature maps on the way, of all the images.
+
+        See `feature_info` for their channels and strides.
+        """
+        _check_batch(images, self.stem[0].conv.weight.shape[2])
         activation = ACTIVATIONS[self.activation].function
-        x, stem_statistics = image, []
+        x, stem_statistics = images, []
         for layer, old in zip(self.stem, statistics.stem, strict=True):
             x, new = layer(x, old, axis_names)
             x = activation(x)
             stem_statistics.append(new)
-        x = stem = max_pool(x, 3, 2, padding=self.padding) if self.stem_pool else x
+        if self.stem_pool:
+            x = jax.vmap(lambda image: max_pool(image, 3, 2, padding=self.padding))(x)
+        stem = x
 
-        keys = split_or_none(key, len(statistics.blocks) + 1)
+        count = len(statistics.blocks) + 1
+        split = [None] * count if keys is None else _split_each(keys, count)
         block_statistics, maps = [], []
-        old_statistics = iter(statistics.blocks)
+        remaining = iter(zip(statistics.blocks, split[:-1], strict=True))
         for stage in self.stages:
             for block in stage.blocks:
-                x, new = block(x, next(old_statistics), axis_names=axis_names, key=next(keys))
+                old, block_keys = next(remaining)
+                x, new = block(x, old, axis_names=axis_names, keys=block_keys)
                 block_statistics.append(new)
             maps.append(x)
-        pooled = jnp.mean(x, axis=(0, 1))
-        logits = self.head(dropout(pooled, self.drop_rate, key=next(keys)))
+        pooled = jnp.mean(x, axis=(1, 2))
+        logits = jax.vmap(lambda x, key: self.head(dropout(x, self.drop_rate, key=key)))(
+            pooled, split[-1]
+        )
         features = Features(stem, tuple(maps), x, pooled, logits)
         return features, NetStatistics(tuple(stem_statistics), tuple(block_statistics))
+
+
+def _check_batch(images: Array, channels: int) -> None:
+    if images.ndim != 4:
+        raise ValueError(
+            f"A batch-normalized model takes images of shape (n, height, width, {channels}); got "
+            f"shape {images.shape}."
+        )
+    check_image(jax.ShapeDtypeStruct(images.shape[1:], images.dtype), channels)
+
+
+def _split_each(keys: Key[Array, " n"], count: int) -> list[Key[Array, " n"]]:
+    """Splits the key of each example: `count` times one key an example."""
+    return list(jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys))
 
 
 def _build_conv(

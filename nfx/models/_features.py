@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 class Features(NamedTuple):
-    """The feature maps of one image; what is not used is not computed under `jax.jit`.
+    """The feature maps of one image, or of a batch-normalized network's batch.
+
+    What is not used is not computed under `jax.jit`.
 
     Attributes:
         stem: Output of the stem.
@@ -19,11 +21,11 @@ class Features(NamedTuple):
         logits: Scores of the classes.
     """
 
-    stem: Float[Array, "h w c"]
-    stages: tuple[Float[Array, "_ _ _"], ...]
-    final: Float[Array, "_ _ _"]
-    pooled: Float[Array, " features"]
-    logits: Float[Array, " classes"]
+    stem: Float[Array, "*n h w c"]
+    stages: tuple[Float[Array, "*n _ _ _"], ...]
+    final: Float[Array, "*n _ _ _"]
+    pooled: Float[Array, "*n features"]
+    logits: Float[Array, "*n classes"]
 
 
 class FeatureInfo(NamedTuple):
@@ -61,7 +63,7 @@ def split_or_none(key: PRNGKeyArray | None, count: int) -> Iterator[PRNGKeyArray
     return iter([None] * count if key is None else jax.random.split(key, count))
 
 
-def check_image(image: Array, channels: int) -> None:
+def check_image(image: jax.Array | jax.ShapeDtypeStruct, channels: int) -> None:
     """Raises a `ValueError` if `image` is not one floating-point image with these channels."""
     expected = f"one floating-point image of shape (height, width, {channels})"
     if image.ndim != 3:

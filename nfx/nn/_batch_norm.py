@@ -21,12 +21,13 @@ class BatchStatistics(NamedTuple):
 
 
 class BatchNorm(eqx.Module):
-    """Normalises each channel of one image by the statistics of the batch it is in.
+    """Normalises each channel by the statistics of a batch.
 
-    The only module of nfx whose examples see each other. Differences from
-    `equinox.nn.BatchNorm`: channels are last, every leaf is an array, the statistics are a
-    plain pytree, and the axes that the batch is spread over are named by the call, so that a
-    model does not depend on the mesh.
+    The only module of nfx whose examples see each other, and so the only one that takes a
+    batch. Differences from `equinox.nn.BatchNorm`: the batch is an axis of the array (inside
+    the manual `jax.shard_map` of the training step JAX cannot reduce over an axis of
+    `jax.vmap`), channels are last, every leaf is an array, the statistics are a plain pytree,
+    and the axes of the mesh are named by the call, so that a model does not depend on them.
 
     References:
         Ioffe & Szegedy (2015), arXiv:1502.03167.
@@ -60,29 +61,35 @@ class BatchNorm(eqx.Module):
     @jax.named_scope("nfx.nn.BatchNorm")
     def __call__(
         self,
-        x: Float[Array, "h w c"],
+        x: Float[Array, "n h w c"],
         statistics: BatchStatistics,
         *,
         axis_names: tuple[str, ...] | None = None,
-    ) -> tuple[Float[Array, "h w c"], BatchStatistics]:
-        """Normalises one image, in its dtype; statistics are in theirs.
+    ) -> tuple[Float[Array, "n h w c"], BatchStatistics]:
+        """Normalises a batch, in its dtype; statistics are in theirs.
 
         Args:
-            x: The image.
+            x: The images, or this device's part of them.
             statistics: The running averages.
-            axis_names: The mapped axes that the batch is spread over, as named by `jax.vmap`
-                and `jax.shard_map`: its statistics are used, and the running averages follow
-                them. None is inference: the running averages are used.
+            axis_names: In training, the axes of the mesh that the batch is split over, possibly
+                none: the statistics of the whole batch are used, and the running averages
+                follow them. None is inference: the running averages are used.
         """
         wide = x.astype(statistics.mean.dtype)
         if axis_names is None:
             used = statistics
         else:
-            mean = jax.lax.pmean(jnp.mean(wide, axis=(0, 1)), axis_names)
-            variance = jax.lax.pmean(jnp.mean(jnp.square(wide - mean), axis=(0, 1)), axis_names)
+            mean = _mean(wide, axis_names)
+            variance = _mean(jnp.square(wide - mean), axis_names)
             used = BatchStatistics(mean, variance)
             statistics = jax.tree.map(
                 lambda old, new: self.decay * old + (1 - self.decay) * new, statistics, used
             )
         scale = self.gain * jax.lax.rsqrt(used.variance + self.eps)
         return ((wide - used.mean) * scale + self.bias).astype(x.dtype), statistics
+
+
+def _mean(x: Float[Array, "n h w c"], axis_names: tuple[str, ...]) -> Float[Array, " c"]:
+    """The mean of each channel over the batch, of which every device has as many examples."""
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    return jax.lax.pmean(mean, axis_names) if axis_names else mean
