@@ -18,36 +18,14 @@ from nfx.graph import taps
 from nfx.models import model_variant
 from nfx.weights import official_names, timm_names, to_official, to_timm
 from tests.golden import rules
-from tests.reference import BATCH_NORM_CASES, golden_model, load_golden, meta, tiny_overrides
+from tests.reference import (
+    BATCH_NORM_CASES,
+    golden_model,
+    load_golden,
+    meta,
+    PARITY_CASES,
+)
 
-
-CASES = {
-    "official_nfnet_f0_64": ("nfnet_f0", {}),
-    "official_nfnet_f0_97": ("nfnet_f0", {}),
-    "official_nfnet_f1_64": ("nfnet_f1", {}),
-    "official_tiny_48x40": ("nfnet_f0", tiny_overrides()),
-    "official_tiny_33x47": ("nfnet_f0", tiny_overrides()),
-    "official_nf_resnet50_64": ("nf_resnet50", {}),
-    "official_nf_regnet_b0_64": ("nf_regnet_b0", {}),
-    "timm_dm_nfnet_f0_64x64": ("timm/dm_nfnet_f0", {}),
-    "timm_eca_nfnet_l0_64x64": ("timm/eca_nfnet_l0", {}),
-    "timm_nf_resnet50_64x64": ("timm/nf_resnet50", {}),
-    "timm_test_nfnet_49x62": ("timm/test_nfnet", {}),
-    "timm_small_nfnet": (
-        "timm/nfnet_f0", dict(depths=(1, 2, 1, 1), widths=(32, 64, 96, 96), group_width=16,
-             final_expansion=32.0),
-    ),
-    "timm_small_nf_regnet": (
-        "timm/nf_regnet_b0",
-        dict(depths=(1, 2, 1, 1), widths=(24, 48, 72, 96), stem_width=24, final_expansion=10.0),
-    ),
-    "timm_small_nf_seresnet": (
-        "timm/nf_seresnet26", dict(depths=(1, 2, 1, 1), widths=(64, 128, 192, 256)),
-    ),
-    "timm_small_nf_ecaresnet": (
-        "timm/nf_ecaresnet26", dict(depths=(1, 2, 1, 1), widths=(64, 128, 192, 256)),
-    ),
-}  # fmt: skip
 
 # Models of a structure that no golden file has, and why that will do.
 WITHOUT_GOLDEN = {
@@ -80,7 +58,7 @@ def structure(name, overrides=None):
 
 @pytest.mark.parametrize("name", nfx.list_models())
 def test_every_model_has_the_structure_of_a_golden_file(name):
-    proven = {structure(*case) for case in CASES.values()}
+    proven = {structure(*case) for case in PARITY_CASES.values()}
     proven |= {structure(*case) for case in BATCH_NORM_CASES.values()}
     assert structure(name) in proven or name in WITHOUT_GOLDEN
 
@@ -103,9 +81,9 @@ def summary(x):
     return jnp.stack([x.mean(), x.std(), x.min(), x.max(), jnp.linalg.norm(x.ravel())])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", PARITY_CASES)
 def test_agrees_with_the_reference(case):
-    name, overrides = CASES[case]
+    name, overrides = PARITY_CASES[case]
     golden = load_golden(case)
     facts = meta(golden)
     model = golden_model(golden, name, num_classes=facts["num_classes"], **overrides)

@@ -152,7 +152,8 @@ def _run(
     def score(model: Any, statistics: Any, images: Array) -> tuple[Float[Array, "n top"], Array]:
         normalized = normalize(images, classifier.mean, classifier.std)
         logits, _ = apply_batch(model, statistics, normalized)
-        return jax.lax.top_k(jax.nn.softmax(logits), top)
+        probabilities, labels = jax.lax.top_k(jax.nn.softmax(logits), top)
+        return probabilities, labels
 
     source = classifier.source
     files = iter(track(source.files))

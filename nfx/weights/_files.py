@@ -69,7 +69,7 @@ def write_weights(path: str | Path, arrays: Mapping[str, Any]) -> None:
         WeightsError: If the suffix is neither.
     """
     path = Path(path).expanduser()
-    contents = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if path.suffix not in (".safetensors", ".npz"):
         raise WeightsError(f"{str(path)!r} must end in .safetensors or .npz.")
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:

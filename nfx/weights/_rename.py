@@ -109,8 +109,10 @@ def complete(found: Mapping[str, ForeignLeaf | None], where: str) -> dict[str, F
 def export(model: PyTree, names: Mapping[str, ForeignLeaf]) -> dict[str, np.ndarray]:
     """Returns the leaves of `model` by foreign name, in the foreign layout."""
     return {
-        names[path].name: np.ascontiguousarray(LAYOUTS[names[path].layout].theirs(np.asarray(leaf)))
-        for path, leaf in leaves_by_path(model).items()
+        name: np.asarray(LAYOUTS[layout].theirs(np.asarray(leaf)), order="C")
+        for (name, layout), leaf in (
+            (names[path], leaf) for path, leaf in leaves_by_path(model).items()
+        )
     }
 
 

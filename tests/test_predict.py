@@ -1,0 +1,147 @@
+"""`nfx predict` and `nfx models`, as typed."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import nfx
+from nfx.augment import normalize
+from nfx.cli import main
+from nfx.data import FolderSource, list_images, View
+from nfx.models import model_sizes
+from nfx.recipes import predict
+from nfx.weights import to_timm, write_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    model = jax.jit(
+        lambda: nfx.create_model("timm/test_nfnet", num_classes=4, key=jax.random.key(0))
+    )()
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    write_weights(path, to_timm(model))
+    return path, model
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    for index, name in enumerate(["a.png", "b.jpg", "below/c.png"]):
+        pixels = rng.integers(0, 256, (40 + index, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def test_weights_name_what_they_see(weights, images, capsys):
+    path, model = weights
+    arguments = ["predict", str(path), str(images), "--model", "timm/test_nfnet", "--json"]
+    assert main([*arguments, "--top", "2", "--batch-size", "2", "--image-size", "32"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == [
+        str(images / name) for name in ("a.png", "b.jpg", "below/c.png")
+    ]
+    view = View(crop=0.9)  # what the model's card says
+    source = FolderSource(list_images([images]), np.zeros(3), ["x"], (32, 32, 3), view)
+    pixels = np.stack([source[index].image for index in range(3)])
+    half = (0.5, 0.5, 0.5)
+    run = jax.jit(lambda m, x: jax.nn.softmax(jax.vmap(m)(normalize(x, half, half))))
+    expected = np.asarray(run(model, pixels))
+    for line, probabilities in zip(lines, expected, strict=True):
+        order = np.argsort(-probabilities)[:2]
+        assert [score["label"] for score in line["classes"]] == list(order)
+        found = [score["probability"] for score in line["classes"]]
+        np.testing.assert_allclose(found, probabilities[order], rtol=1e-4)
+
+
+def test_people_read_names_and_percent(weights, images, tmp_path, capsys):
+    path, _ = weights
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncat\ndog\n")
+    arguments = ["predict", str(path), str(images / "a.png"), "--model", "timm/test_nfnet"]
+    assert main([*arguments, "--class-names", str(names), "--image-size", "32"]) == 0
+    first, *scores = capsys.readouterr().out.splitlines()
+    assert first == str(images / "a.png")
+    assert sorted(line.split()[-1] for line in scores) == ["ant", "bee", "cat", "dog"]
+    assert all(line.split()[0].endswith("%") for line in scores)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["{weights}", "{images}"], "does not say which model it is of"),
+        (["{weights}", "{images}/none.png", "--model", "timm/test_nfnet"], "No file or folder"),
+        (["{weights}", "{empty}", "--model", "timm/test_nfnet"], "No images in"),
+        (["{weights}", "{weights}", "--model", "timm/test_nfnet"], "Cannot read"),
+        (["{weights}", "--model", "timm/test_nfnet"], "Which images?"),
+        (["{weights}", "{images}", "--model", "timm/test_nfnet", "--top", "0"], "must be positive"),
+        (["{weights}", "{images}", "--model", "timm/tset_nfnet"], "Did you mean 'timm/test_nfnet'"),
+        (
+            ["{weights}", "{images}", "--model", "timm/test_nfnet", "--class-names", "{names}"],
+            "There are 1 names, and the model has 4 classes",
+        ),
+        (["{empty}", "{images}"], "neither a file nor the name of weights"),
+    ],
+)
+def test_what_is_refused(weights, images, tmp_path, capsys, options, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "names").write_text("one\n")
+    places = dict(
+        weights=weights[0], images=images, empty=tmp_path / "empty", names=tmp_path / "names"
+    )
+    assert main(["predict", *(option.format(**places) for option in options)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("view", "kept"),
+    [
+        (View(), (20, 60)),
+        (View(crop=0.5), (30, 50)),
+        (View(squash=True), (0, 80)),
+        (View(crop=0.5, squash=True), (20, 60)),
+    ],
+)
+def test_views_keep_the_centre(tmp_path, view, kept):
+    """A ramp from left to right shows by its ends which columns were kept."""
+    ramp = np.broadcast_to(np.arange(80, dtype=np.uint8) * 3, (40, 80))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp.png")
+    source = FolderSource([tmp_path / "ramp.png"], np.zeros(1), ["x"], (20, 20, 1), view)
+    row = source[0].image[10, :, 0].astype(float) / 3
+    step = (kept[1] - kept[0]) / 20
+    np.testing.assert_allclose(row[5:15], kept[0] + step * (np.arange(5, 15) + 0.5), atol=1.0)
+
+
+def test_predictions_come_one_by_one(weights, images):
+    seen = []
+    found = predict(
+        weights[0], [images], model="timm/test_nfnet", image_size=32, batch_size=1,
+        track=lambda files: (seen.append(file) or file for file in files),
+    )  # fmt: skip
+    assert next(found).file.name == "a.png"
+    assert len(seen) == 1
+
+
+def test_models_are_listed(capsys):
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in nfx.list_models())
+    assert "83.6" in table
+    assert "12.38 @ 256" in table
+
+
+def test_models_are_listed_for_machines(capsys):
+    assert main(["models", "nfnet_f0", "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record == {
+        "name": "nfnet_f0", "lineage": "official", **model_sizes()["nfnet_f0"]._asdict(),
+        "train_size": 192, "test_size": 256, "top1": 83.6, "source": "official README",
+    }  # fmt: skip
+    assert main(["models", "nothing*"]) == 1
+    assert "No model is named like 'nothing*'" in capsys.readouterr().err
