@@ -50,7 +50,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The suite on four virtual devices, with shapes checked at run time."""
     session.install("-e", ".[all]", "--group", "tests")
-    session.run("pytest", "--numprocesses", "2", "--dist", "loadfile", *session.posargs)
+    session.run("pytest", "--numprocesses", "2", "--dist", "loadgroup", *session.posargs)
 
 
 @nox.session(default=False, python=PYTHONS[:1])

@@ -1,5 +1,6 @@
 """The golden files and the rules that made them: see `tests/golden/README.md`."""
 
+import functools as ft
 import json
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def load_golden(name):
         return dict(arrays)
 
 
+@ft.cache
 def create_abstract(name, **kwargs):
     return jax.eval_shape(lambda: nfx.create_model(name, key=jax.random.key(0), **kwargs))
 

@@ -13,38 +13,14 @@ from nfx.models import model_variant, NFNetVariant
 from tests.reference import create_abstract, official_model, tiny_overrides
 
 
-# Arrays and parameters of the official models, with 1000 classes.
-PUBLISHED = {
-    "nfnet_f0": (233, 71_489_284),
-    "nfnet_f1": (437, 132_634_256),
-    "nfnet_f2": (641, 193_779_228),
-    "nfnet_f3": (845, 254_924_200),
-    "nfnet_f4": (1049, 316_069_172),
-    "nfnet_f5": (1253, 377_214_144),
-    "nfnet_f6": (1457, 438_359_116),
-    "nfnet_f7": (1661, 499_504_088),
-    "nfnet_f0+": (233, 118_824_516),
-    "nfnet_f1+": (437, 220_357_008),
-    "nfnet_f2+": (641, 321_889_500),
-    "nfnet_f3+": (845, 423_421_992),
-    "nfnet_f4+": (1049, 524_954_484),
-    "nfnet_f5+": (1253, 626_486_976),
-    "nfnet_f6+": (1457, 728_019_468),
-    "nfnet_f7+": (1661, 829_551_960),
-}
 SMALL = ["nfnet_nano", "nfnet_micro"]
 TINY = ft.partial(create_abstract, "nfnet_f0", **tiny_overrides())
 
 
-def test_every_model_is_published_or_small():
-    assert nfx.list_models() == [*PUBLISHED, *SMALL]
+def test_models_are_listed_by_pattern():
     assert nfx.list_models("nfnet_f0*") == ["nfnet_f0", "nfnet_f0+"]
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_parameter_counts(name):
-    model = create_abstract(name)
-    assert (len(jax.tree.leaves(model)), parameter_count(model)) == PUBLISHED[name]
+    assert len(nfx.list_models("timm/*")) == 36
+    assert len(set(nfx.list_models())) == len(nfx.list_models()) > 70
 
 
 @pytest.mark.parametrize("name", nfx.list_models())
@@ -117,7 +93,7 @@ def test_every_field_of_the_table_is_an_override():
         (
             "nfnet_f0",
             {"group_width": 0},
-            "group_width=0 and channel_multiple=1, final_expansion=2.0",
+            "group_width=0, channel_multiple=1, final_expansion=2.0",
         ),
         ("nfnet_f0", {"drop_rate": 1.5}, "drop_rate=1.5 and stochastic_depth_rate=0.25 must be in"),
         ("nfnet_f0", {"num_classes": 0}, "num_classes=0 and in_channels=3 must be positive"),

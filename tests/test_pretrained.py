@@ -7,6 +7,7 @@ import zipfile
 
 import huggingface_hub
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from huggingface_hub import errors
@@ -52,6 +53,8 @@ def test_files_give_back_what_was_written(tmp_path, mapping, suffix):
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(WeightsError, match=r"must end in .safetensors or .npz"):
         write_weights(tmp_path / "weights.pt", {})
+    with pytest.raises(WeightsError, match="cannot hold the bfloat16 of 'a': write"):
+        write_weights(tmp_path / "weights.npz", {"a": jnp.zeros(2, jnp.bfloat16)})
     with pytest.raises(TypeError):
         write_weights(tmp_path / "weights.safetensors", {3: np.zeros(2)})
     assert list(tmp_path.iterdir()) == []

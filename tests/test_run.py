@@ -14,6 +14,9 @@ from nfx.cli import main
 from nfx.recipes import evaluate
 
 
+# One worker runs them all: they share a finished run.
+pytestmark = pytest.mark.xdist_group("run")
+
 # A few seconds of steps of the smallest network, with everything random switched on.
 SMALL = [
     "--model", "nfnet_nano", "--batch-size", "16", "--steps", "40", "--checkpoint-every", "8",

@@ -92,15 +92,15 @@ def test_parameters_of_nf_resnets_with_squeeze_excite(blocks):
 
 
 def test_macs_are_those_of_matrix_products_and_convolutions():
-    abstract = lambda *shape: jax.ShapeDtypeStruct(shape, jax.numpy.float32)
+    shaped = lambda *shape: jax.ShapeDtypeStruct(shape, jax.numpy.float32)
     product = lambda a, b: a @ b
-    assert count_macs(product, abstract(3, 4), abstract(4, 5)) == 3 * 4 * 5
+    assert count_macs(product, shaped(3, 4), shaped(4, 5)) == 3 * 4 * 5
     repeated = lambda a, b: jax.lax.scan(lambda c, _: (c @ b, None), a, length=7)
-    assert count_macs(jax.jit(repeated), abstract(4, 4), abstract(4, 4)) == 7 * 4**3
+    assert count_macs(jax.jit(repeated), shaped(4, 4), shaped(4, 4)) == 7 * 4**3
     convolution = lambda x, k: jax.lax.conv_general_dilated(
         x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
     )
-    macs = count_macs(convolution, abstract(1, 8, 8, 6), abstract(3, 3, 3, 10))
+    macs = count_macs(convolution, shaped(1, 8, 8, 6), shaped(3, 3, 3, 10))
     assert macs == 4 * 4 * 10 * 3 * 3 * 3
 
 

@@ -23,7 +23,7 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
         function: A function of arrays.
         *args: Its arguments; they may be abstract.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return _count(jax.make_jaxpr(function)(*args).jaxpr, {})
 
 
 def model_macs(model: PyTree, image_size: int) -> int:
@@ -34,19 +34,27 @@ def model_macs(model: PyTree, image_size: int) -> int:
         image_size: Side of the image, in pixels.
     """
     channels = jax.tree.leaves(model.stem)[0].shape[2]
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32)
     statistics = jax.eval_shape(initial_statistics, model)
-    return count_macs(apply_batch, model, statistics, images)
+    if statistics is None:
+        return count_macs(lambda model, image: model(image), model, image)
+    run = lambda model, statistics, image: apply_batch(model, statistics, image[None])
+    return count_macs(run, model, statistics, image)
 
 
-def _count(jaxpr: Any) -> int:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+# Counts by the identity of a program: what repeats in a network is one program, called often.
+_Known = dict[int, int]
 
 
-def _equation(equation: Any) -> int:
-    name, params = equation.primitive.name, equation.params
-    inner = [_count(jaxpr) for jaxpr in _inner(params)]
-    match name:
+def _count(jaxpr: Any, known: _Known) -> int:
+    if id(jaxpr) not in known:
+        known[id(jaxpr)] = sum(_count_equation(equation, known) for equation in jaxpr.eqns)
+    return known[id(jaxpr)]
+
+
+def _count_equation(equation: Any, known: _Known) -> int:
+    params = equation.params
+    match equation.primitive.name:
         case "dot_general":
             lhs = equation.invars[0].aval.shape
             (contracted, _), _ = params["dimension_numbers"]
@@ -55,12 +63,10 @@ def _equation(equation: Any) -> int:
             kernel = equation.invars[1].aval.shape
             outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
             return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-        case "scan":
-            return params["length"] * sum(inner)
-        case "cond":
-            return max(inner)
-        case _:
-            return sum(inner)
+        case name:
+            inner = [_count(jaxpr, known) for jaxpr in _inner(params)]
+            total = max(inner) if name == "cond" else sum(inner)
+            return total * params["length"] if name == "scan" else total
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:

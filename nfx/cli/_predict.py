@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         image_size=command.image_size,
         batch_size=command.batch_size,
         track=_track,
-        **({"offline": True} if command.offline else {}),
+        offline=command.offline,
     )
     show = _as_json if command.json else _as_text
     for prediction in predictions:

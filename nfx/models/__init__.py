@@ -4,15 +4,16 @@ from nfx.models._apply import (
     apply_batch as apply_batch,
     initial_statistics as initial_statistics,
 )
+from nfx.models._batch_norm_block import BatchNormBlock as BatchNormBlock
 from nfx.models._batch_norm_net import (
-    BatchNormBlock as BatchNormBlock,
     BatchNormNet as BatchNormNet,
-    BatchNormVariant as BatchNormVariant,
     NetStatistics as NetStatistics,
 )
+from nfx.models._batch_norm_variant import BatchNormVariant as BatchNormVariant
 from nfx.models._cards import ModelCard as ModelCard
 from nfx.models._features import FeatureInfo as FeatureInfo, Features as Features
-from nfx.models._nfnet import NFBlock as NFBlock, NFNet as NFNet, Stage as Stage
+from nfx.models._nf_block import NFBlock as NFBlock
+from nfx.models._nfnet import NFNet as NFNet, Stage as Stage
 from nfx.models._registry import (
     create_model as create_model,
     list_models as list_models,

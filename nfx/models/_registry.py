@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from jaxtyping import PRNGKeyArray
 
 from nfx._names import did_you_mean
-from nfx.models._batch_norm_net import BATCH_NORM_NETS, BatchNormNet, BatchNormVariant
+from nfx.models._batch_norm_net import BatchNormNet
+from nfx.models._batch_norm_variant import BATCH_NORM_NETS, BatchNormVariant
 from nfx.models._cards import ModelCard, official_card, timm_card
 from nfx.models._nfnet import NFNet
 from nfx.models._rows import OFFICIAL, SMALL, TIMM

@@ -16,7 +16,7 @@ from nfx.recipes._build import build_parts
 from nfx.recipes._evaluation import restore_run
 from nfx.recipes._recipe import recipe_from_config
 from nfx.train import RunDirectory
-from nfx.weights import load_named
+from nfx.weights import load_pretrained, pretrained_model
 
 
 class ClassScore(NamedTuple):
@@ -59,7 +59,7 @@ class Classifier:
     source: FolderSource
 
 
-def predict(
+def predict(  # noqa: PLR0913
     what: str | Path,
     images: Sequence[str | Path],
     *,
@@ -69,7 +69,7 @@ def predict(
     image_size: int | None = None,
     batch_size: int = 32,
     track: Callable[[Sequence[Path]], Any] = iter,
-    **load: Any,
+    offline: bool = False,
 ) -> Iterator[Prediction]:
     """Yields the most probable classes of images.
 
@@ -84,7 +84,7 @@ def predict(
             trained on, or the model's test size.
         batch_size: Images at a time.
         track: Called with the files; its result is advanced once an image.
-        **load: More arguments of `nfx.load_pretrained`.
+        offline: Whether to look for weights in the cache only.
 
     Raises:
         ValueError: If something is missing or does not fit, or a file is not an image.
@@ -97,7 +97,7 @@ def predict(
     if (Path(what).expanduser() / "config.json").is_file():
         classifier = _from_run(what, files, image_size, class_names)
     else:
-        classifier = _from_weights(what, files, model, image_size, class_names, load)
+        classifier = _from_weights(what, files, model, image_size, class_names, offline)
     return _run(classifier, min(top, len(classifier.source.class_names)), batch_size, track)
 
 
@@ -123,9 +123,10 @@ def _from_weights(
     model: str | None,
     image_size: int | None,
     class_names: Sequence[str] | None,
-    load: dict[str, Any],
+    offline: bool,
 ) -> Classifier:
-    name, network = load_named(what, model=model, **load)
+    name = pretrained_model(what, model)
+    network = load_pretrained(what, model=name, offline=offline)
     card, size = model_card(name), image_size or model_variant(name).test_size
     classes = network.head.bias.shape[0]
     names = [str(index) for index in range(classes)] if class_names is None else class_names

@@ -11,8 +11,7 @@ from nfx.weights._official import (
     to_official as to_official,
 )
 from nfx.weights._pretrained import (
-    load_named as load_named,
     load_pretrained as load_pretrained,
-    Pretrained as Pretrained,
+    pretrained_model as pretrained_model,
 )
 from nfx.weights._timm import from_timm as from_timm, timm_names as timm_names, to_timm as to_timm

@@ -66,12 +66,18 @@ def write_weights(path: str | Path, arrays: Mapping[str, Any]) -> None:
         arrays: What.
 
     Raises:
-        WeightsError: If the suffix is neither.
+        WeightsError: If the suffix is neither, or the file cannot hold a dtype.
     """
     path = Path(path).expanduser()
     contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if path.suffix not in (".safetensors", ".npz"):
         raise WeightsError(f"{str(path)!r} must end in .safetensors or .npz.")
+    foreign = [name for name, array in contents.items() if array.dtype.kind not in "fiub"]
+    if path.suffix == ".npz" and foreign:
+        raise WeightsError(
+            f"An .npz file cannot hold the {contents[foreign[0]].dtype} of {foreign[0]!r}: write "
+            ".safetensors, or convert to float32."
+        )
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
         try:
             if path.suffix == ".npz":

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +14,6 @@ from nfx.models import create_model, list_models, MODELS
 from nfx.weights._files import read_weights, WeightsError
 from nfx.weights._official import flatten, from_official
 from nfx.weights._timm import from_timm
-
-
-class Pretrained(NamedTuple):
-    """A model with its weights, and the name it has in `list_models()`."""
-
-    name: str
-    model: Any
 
 
 # Where the classes and the input's channels can be read off: a pattern and an axis.
@@ -59,36 +52,32 @@ def load_pretrained(
             of another model.
         ValueError: If the arrays do not fit the model, listing all that do not.
     """
-    return load_named(
-        name_or_path, model=model, revision=revision, cache_dir=cache_dir, offline=offline,
-        unpickle=unpickle, **overrides,
-    ).model  # fmt: skip
-
-
-def load_named(
-    name_or_path: str | Path,
-    *,
-    model: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    offline: bool = False,
-    unpickle: bool = False,
-    **overrides: Any,
-) -> Pretrained:
-    """As `load_pretrained`, with the name of the model."""
+    name = pretrained_model(name_or_path, model)
     path = Path(name_or_path).expanduser()
-    if path.is_file():
-        if model is None:
-            raise WeightsError(
-                f"{str(path)!r} does not say which model it is of: give its name, "
-                f"model={list_models('timm/dm*')[0]!r} or another of nfx.list_models()."
-            )
-    else:
-        repository = str(name_or_path)
-        model = _model_of(repository, model)
-        path = _download(repository, model, revision, cache_dir, offline)
+    if not path.is_file():
+        path = _download(str(name_or_path), name, revision, cache_dir, offline)
     weights = flatten(read_weights(path, unpickle=unpickle))
-    return Pretrained(model, _fill(weights, path, model, overrides))
+    return _fill(weights, path, name, overrides)
+
+
+def pretrained_model(name_or_path: str | Path, model: str | None = None) -> str:
+    """Returns the name in `list_models()` of the model that weights are of.
+
+    Args:
+        name_or_path: See `load_pretrained`.
+        model: The name, where it does not follow from that of the weights.
+
+    Raises:
+        WeightsError: If there is no such file or model, or a file's model is not given.
+    """
+    if not Path(name_or_path).expanduser().is_file():
+        return _model_of(str(name_or_path), model)
+    if model is None:
+        raise WeightsError(
+            f"{str(name_or_path)!r} does not say which model it is of: give its name, "
+            f"model={list_models('timm/dm*')[0]!r} or another of nfx.list_models()."
+        )
+    return model
 
 
 def _fill(weights: Mapping[str, Any], path: Path, model: str, overrides: Mapping[str, Any]) -> Any:

@@ -1,0 +1,154 @@
+"""The residual block of normalizer-free networks."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from nfx.models._variant import NFNetVariant
+from nfx.nn import (
+    Activation,
+    ACTIVATIONS,
+    average_pool,
+    EfficientChannelAttention,
+    SqueezeExcite,
+    StochasticDepth,
+    WSConv2d,
+)
+
+
+Attention = SqueezeExcite | EfficientChannelAttention
+
+
+class NFBlock(eqx.Module):
+    """A bottleneck of weight-standardized convolutions around which the signal grows.
+
+    `y = shortcut + alpha * skip_gain * drop(branch(beta * activation(x)))`, where the shortcut
+    projects the activated input, or is `x` itself. An attention multiplies the branch by twice
+    its gate: at its end, or in an NF-RegNet before the last convolution.
+
+    What a variant does not have is None: there are no switches.
+    """
+
+    unit_axes: ClassVar = {"skip_gain": ()}
+
+    conv0: WSConv2d
+    conv1: WSConv2d
+    conv1b: WSConv2d | None
+    inner_attention: Attention | None
+    conv2: WSConv2d
+    attention: Attention | None
+    conv_shortcut: WSConv2d | None
+    stochastic_depth: StochasticDepth
+    skip_gain: Float[Array, ""] | None
+    stride: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)
+    alpha: float = eqx.field(static=True)
+    beta: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        variant: NFNetVariant,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        beta: float = 1.0,
+        drop_rate: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        """Builds one block of `variant`; as it starts, it is its shortcut.
+
+        Args:
+            variant: What all blocks of a network share.
+            in_channels: Channels of the input.
+            out_channels: Channels of the output.
+            stride: Stride of the first 3x3 convolution and of the shortcut.
+            beta: One over the expected standard deviation of the input.
+            drop_rate: Probability of stochastic depth.
+            key: Randomness for the kernels.
+
+        Raises:
+            ValueError: If the width of the 3x3 convolutions is less than one group.
+        """
+        width, groups = variant.block_width(in_channels, out_channels)
+        keys = iter(jax.random.split(key, 6))
+        gamma, kernel_gamma = variant.gammas
+
+        def conv(
+            inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
+        ) -> WSConv2d:
+            return WSConv2d(
+                inputs, outputs, size, stride=stride, groups=groups, padding=variant.padding,
+                standardization=variant.standardization, gamma=kernel_gamma, key=next(keys),
+            )  # fmt: skip
+
+        self.conv0 = conv(in_channels, width, 1)
+        self.conv1 = conv(width, width, 3, stride, groups)
+        self.conv1b = conv(width, width, 3, groups=groups) if variant.two_convs else None
+        self.conv2 = conv(width, out_channels, 1)
+        if variant.skip_gain is None:
+            self.conv2 = eqx.tree_at(lambda c: c.gain, self.conv2, jnp.zeros(out_channels))
+        projects = stride > 1 or in_channels != out_channels
+        own_stride = stride if variant.strided_shortcut else 1
+        self.conv_shortcut = conv(in_channels, out_channels, 1, own_stride) if projects else None
+        inner = variant.attention_after == "conv1"
+        attention = _build_attention(variant, width if inner else out_channels, key=next(keys))
+        self.inner_attention, self.attention = (attention, None) if inner else (None, attention)
+        scales = variant.stochastic_depth == "timm"
+        self.stochastic_depth = StochasticDepth(drop_rate, scale_by_keep=scales)
+        self.skip_gain = None if variant.skip_gain is None else jnp.full((), variant.skip_gain)
+        self.stride = stride
+        self.activation = variant.activation_function
+        self.gamma = gamma
+        self.alpha = variant.alpha
+        self.beta = beta
+
+    @jax.named_scope("nfx.models.NFBlock")
+    def __call__(
+        self, x: Float[Array, "h w i"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "h2 w2 o"]:
+        """Computes the output for one image."""
+        activation = Activation(ACTIVATIONS[self.activation].function, self.gamma)
+        activated = activation(x) * self.beta
+        branch = self.conv1(activation(self.conv0(activated)))
+        if self.conv1b is not None:
+            branch = self.conv1b(activation(branch))
+        branch = _attend(self.inner_attention, branch)
+        branch = _attend(self.attention, self.conv2(activation(branch)))
+        branch = self.stochastic_depth(branch, key=key)
+        if self.skip_gain is not None:
+            branch = branch * self.skip_gain.astype(x.dtype)
+        return branch * self.alpha + self._shortcut(x, activated)
+
+    def _shortcut(
+        self, x: Float[Array, "h w i"], activated: Float[Array, "h w i"]
+    ) -> Float[Array, "h2 w2 o"]:
+        if self.conv_shortcut is None:
+            return x
+        pools = self.stride > self.conv_shortcut.stride
+        return self.conv_shortcut(average_pool(activated, 2, 2) if pools else activated)
+
+
+def _attend(attention: Attention | None, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    return x if attention is None else 2 * attention(x) * x
+
+
+def _build_attention(
+    variant: NFNetVariant, channels: int, *, key: PRNGKeyArray
+) -> Attention | None:
+    if variant.efficient_channel_attention:
+        return EfficientChannelAttention(channels, key=key)
+    if variant.squeeze_excite_ratio is None:
+        return None
+    normal = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return SqueezeExcite(
+        channels,
+        variant.squeeze_excite_ratio,
+        multiple=variant.channel_multiple,
+        initializer=normal if variant.attention_init == "timm" else None,
+        key=key,
+    )
