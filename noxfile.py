@@ -48,9 +48,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The suite on four virtual devices, with shapes checked at run time."""
+    """The suite on four virtual devices, with shapes checked at run time.
+
+    What is marked slow runs on one Python.
+    """
     session.install("-e", ".[all]", "--group", "tests")
-    session.run("pytest", "--numprocesses", "2", "--dist", "loadgroup", *session.posargs)
+    chosen = [] if session.python == PYTHONS[0] else ["-m", "not slow"]
+    session.run("pytest", "--numprocesses", "2", "--dist", "loadgroup", *chosen, *session.posargs)
 
 
 @nox.session(default=False, python=PYTHONS[:1])

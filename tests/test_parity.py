@@ -81,7 +81,14 @@ def summary(x):
     return jnp.stack([x.mean(), x.std(), x.min(), x.max(), jnp.linalg.norm(x.ravel())])
 
 
-@pytest.mark.parametrize("case", PARITY_CASES)
+# Half a minute each to compile, and the same structure as another case, or many groups.
+SLOW = {"official_nfnet_f0_97", "official_nfnet_f1_64", "official_nf_regnet_b0_64"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in PARITY_CASES],
+)
 def test_agrees_with_the_reference(case):
     name, overrides = PARITY_CASES[case]
     golden = load_golden(case)

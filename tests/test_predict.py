@@ -84,7 +84,8 @@ def test_people_read_names_and_percent(weights, images, tmp_path, capsys):
             ["{weights}", "{images}", "--model", "timm/test_nfnet", "--class-names", "{names}"],
             "There are 1 names, and the model has 4 classes",
         ),
-        (["{empty}", "{images}"], "neither a file nor the name of weights"),
+        (["{empty}", "{images}"], "config.json"),
+        (["{empty}/none", "{images}"], "neither a file nor the name of weights"),
     ],
 )
 def test_what_is_refused(weights, images, tmp_path, capsys, options, message):
@@ -118,14 +119,12 @@ def test_views_keep_the_centre(tmp_path, view, kept):
     np.testing.assert_allclose(row[5:15], kept[0] + step * (np.arange(5, 15) + 0.5), atol=1.0)
 
 
-def test_predictions_come_one_by_one(weights, images):
-    seen = []
-    found = predict(
-        weights[0], [images], model="timm/test_nfnet", image_size=32, batch_size=1,
-        track=lambda files: (seen.append(file) or file for file in files),
-    )  # fmt: skip
+def test_predictions_come_as_they_are_made(weights, images):
+    (images / "b.jpg").write_bytes(b"not an image")
+    found = predict(weights[0], [images], model="timm/test_nfnet", image_size=32, batch_size=1)
     assert next(found).file.name == "a.png"
-    assert len(seen) == 1
+    with pytest.raises(ValueError, match=r"Cannot read .*b\.jpg"):
+        next(found)
 
 
 def test_models_are_listed(capsys):

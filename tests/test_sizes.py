@@ -38,6 +38,7 @@ def test_every_model_is_published_or_nfx_s_own():
     assert sorted(nfx.list_models()) == sorted([*PUBLISHED, *OWN])
 
 
+@pytest.mark.slow  # in all
 @pytest.mark.parametrize("name", nfx.list_models())
 def test_sizes(name):
     found = measure(name)

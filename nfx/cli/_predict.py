@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.progress import track
 
+from nfx.data import list_images
 from nfx.recipes import predict, Prediction
 
 
@@ -47,19 +47,23 @@ def main(arguments: Sequence[str]) -> int:
     command = tyro.cli(PredictCommand, prog="nfx predict", args=arguments)
     if not command.images:
         raise ValueError("Which images? Give files or folders after the model.")
+    files = list_images(command.images)
     predictions = predict(
         command.what,
-        command.images,
+        files,
         model=command.model,
         top=command.top,
         class_names=_read_names(command.class_names),
         image_size=command.image_size,
         batch_size=command.batch_size,
-        track=_track,
         offline=command.offline,
     )
     show = _as_json if command.json else _as_text
-    for prediction in predictions:
+    console = Console(stderr=True)
+    for prediction in track(
+        predictions, "Images", total=len(files), console=console, transient=True,
+        disable=not console.is_terminal,
+    ):  # fmt: skip
         print(show(prediction), flush=True)
     return 0
 
@@ -81,8 +85,3 @@ def _read_names(path: str | None) -> list[str] | None:
         return Path(path).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read the names of the classes: {error}") from error
-
-
-def _track(files: Sequence[Path]) -> Any:
-    console = Console(stderr=True)
-    return track(files, "Images", console=console, transient=True, disable=not sys.stderr.isatty())

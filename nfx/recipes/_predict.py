@@ -1,7 +1,7 @@
 """What a trained network sees in images."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ class Classifier:
     source: FolderSource
 
 
-def predict(  # noqa: PLR0913
+def predict(
     what: str | Path,
     images: Sequence[str | Path],
     *,
@@ -68,7 +68,6 @@ def predict(  # noqa: PLR0913
     class_names: Sequence[str] | None = None,
     image_size: int | None = None,
     batch_size: int = 32,
-    track: Callable[[Sequence[Path]], Any] = iter,
     offline: bool = False,
 ) -> Iterator[Prediction]:
     """Yields the most probable classes of images.
@@ -83,7 +82,6 @@ def predict(  # noqa: PLR0913
         image_size: Side of the square that images are brought to; by default what the run was
             trained on, or the model's test size.
         batch_size: Images at a time.
-        track: Called with the files; its result is advanced once an image.
         offline: Whether to look for weights in the cache only.
 
     Raises:
@@ -94,11 +92,11 @@ def predict(  # noqa: PLR0913
             f"top={top}, batch_size={batch_size} and image_size={image_size} must be positive."
         )
     files = list_images(images)
-    if (Path(what).expanduser() / "config.json").is_file():
+    if Path(what).expanduser().is_dir():
         classifier = _from_run(what, files, image_size, class_names)
     else:
         classifier = _from_weights(what, files, model, image_size, class_names, offline)
-    return _run(classifier, min(top, len(classifier.source.class_names)), batch_size, track)
+    return _run(classifier, min(top, len(classifier.source.class_names)), batch_size)
 
 
 def _from_run(
@@ -146,9 +144,7 @@ def _source(
     return FolderSource(files, np.zeros(len(files), np.int32), names, shape, view)
 
 
-def _run(
-    classifier: Classifier, top: int, batch_size: int, track: Callable[[Sequence[Path]], Any]
-) -> Iterator[Prediction]:
+def _run(classifier: Classifier, top: int, batch_size: int) -> Iterator[Prediction]:
     @jax.jit
     def score(model: Any, statistics: Any, images: Array) -> tuple[Float[Array, "n top"], Array]:
         normalized = normalize(images, classifier.mean, classifier.std)
@@ -157,7 +153,7 @@ def _run(
         return probabilities, labels
 
     source = classifier.source
-    files = iter(track(source.files))
+    files = iter(source.files)
     for batch in evaluation_batches(source, min(batch_size, len(source))):
         scores = score(classifier.model, classifier.statistics, batch.images)
         real = batch.labels != PADDING_LABEL
