@@ -163,8 +163,22 @@ def test_what_a_batch_normalized_network_needs(key):
     statistics = jax.eval_shape(initial_statistics, model)
     with pytest.raises(ValueError, match=r"images of shape \(n, height, width, 1\); got"):
         jax.eval_shape(lambda m, s, x: m(x, s), model, statistics, one)
-    with pytest.raises(ValueError, match="one entry a stage each"):
-        create_abstract("resnet50", depths=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (dict(depths=(1, 2)), "one entry a stage each"),
+        (dict(stem_widths=(8, 8)), "one entry a convolution each"),
+        (dict(activation="gleu"), "activation='gleu' must be one of"),
+        (dict(strides=(1, 3, 2, 2)), "1 or 2"),
+        (dict(depths=(1, 0, 1, 1)), "must be positive"),
+        (dict(drop_rate=1.0), r"drop_rate=1.0 and .* must be in \[0, 1\)"),
+    ],
+)
+def test_rows_that_contradict_themselves_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        create_abstract("resnet50", **overrides)
 
 
 def test_dropping_is_by_example(key):

@@ -1,5 +1,6 @@
 """Rewrites of the graph, and looking into it."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +67,18 @@ def test_taps_can_be_mapped_and_differentiated(model, image):
     np.testing.assert_allclose(gradient, same, rtol=1e-4, atol=1e-5)
 
 
+def test_parents_and_children_can_be_tapped_under_checkpoint_and_grad(model, image):
+    points = ["stages/1/blocks/0", "stages/1/blocks/0/conv2", "stages/1/blocks/0/attention"]
+
+    def energy(model):
+        logits, activations = jax.checkpoint(taps(model, points))(image)
+        assert len(activations) == 3
+        return jnp.sum(activations["stages/1/blocks/0"]) + jnp.sum(logits)
+
+    gradients = jax.eval_shape(jax.grad(energy), model)
+    assert jax.tree.structure(gradients) == jax.tree.structure(model)
+
+
 def test_a_tapped_model_is_left_alone(model, image):
     before = jax.tree.structure(model)
     jax.eval_shape(taps(model, "head"), image)
@@ -77,6 +90,11 @@ def test_what_cannot_be_tapped_is_named(model):
     with pytest.raises(ValueError, match=r"'blocks/conv9' matches none of the \d+ points .* 'stem"):
         taps(model, ["stem/0", "blocks/conv9"])
     assert "stages/1/blocks/1/attention/fc0" in module_paths(model)
+    only_stem = taps(model, ["stem/0", "head"], call=lambda model, image: model.stem[0](image))
+    with pytest.raises(ValueError, match="The run did not call 'head'"):
+        jax.eval_shape(only_stem, jax.ShapeDtypeStruct((32, 32, 3), jnp.float32))
+    layers = eqx.nn.Sequential([eqx.nn.Lambda(jax.nn.relu)])
+    assert module_paths(layers) == ["layers/0"]
 
 
 # Feature maps
@@ -137,6 +155,8 @@ def test_only_the_chosen_leaves_are_trained(model, image, key):
     assert [path for path, yes in nfx._tree.leaves_by_path(changed).items() if yes] == [
         "head/weight", "head/bias",
     ]  # fmt: skip
+    with pytest.raises(ValueError, match="average is of a part of the parameters"):
+        nfx.optim.ema_parameters(state)
     with pytest.raises(ValueError, match="'tail' matches none of the 114 leaves, such as"):
         train_only(optax.sgd(0.1), ["head/weight", "tail"]).init(model)
 

@@ -45,7 +45,7 @@ def test_weights_name_what_they_see(weights, images, capsys):
     assert [line["file"] for line in lines] == [
         str(images / name) for name in ("a.png", "b.jpg", "below/c.png")
     ]
-    view = View(crop=0.9)  # what the model's card says
+    view = View(crop=0.95)  # what the model's card says
     source = FolderSource(list_images([images]), np.zeros(3), ["x"], (32, 32, 3), view)
     pixels = np.stack([source[index].image for index in range(3)])
     half = (0.5, 0.5, 0.5)

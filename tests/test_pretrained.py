@@ -1,9 +1,12 @@
 """Files of weights, sound and broken, and the hub without a network."""
 
+import contextlib
 import io
 import json
 import pickle
+import warnings
 import zipfile
+from collections import OrderedDict
 
 import huggingface_hub
 import jax
@@ -53,10 +56,12 @@ def test_files_give_back_what_was_written(tmp_path, mapping, suffix):
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(WeightsError, match=r"must end in .safetensors or .npz"):
         write_weights(tmp_path / "weights.pt", {})
-    with pytest.raises(WeightsError, match="cannot hold the bfloat16 of 'a': write"):
+    with pytest.raises(WeightsError, match="cannot hold 'a' of bfloat16: convert to float32"):
         write_weights(tmp_path / "weights.npz", {"a": jnp.zeros(2, jnp.bfloat16)})
-    with pytest.raises(TypeError):
-        write_weights(tmp_path / "weights.safetensors", {3: np.zeros(2)})
+    with pytest.raises(WeightsError, match="cannot hold 'a' of object"):
+        write_weights(tmp_path / "weights.safetensors", {"a": np.asarray(["x"], object)})
+    with pytest.raises(WeightsError, match=r"No folder .*none' to write"):
+        write_weights(tmp_path / "none" / "weights.npz", {"a": np.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,6 +101,9 @@ def test_a_repository_of_another_variant_is_refused(hub):
         ("weights.safetensors", "neither a file nor the name of weights"),
         ("timm/dm_nfnet_f9.dm_in1k", "Did you mean 'timm/dm_nfnet_f"),
         ("timm/convnext_tiny.in12k", "which nfx does not have"),
+        ("weights/f0.npz", "'weights/f0.npz' is neither a file"),
+        ("timm/f0.npz", "'timm/f0.npz' is neither a file"),
+        ("else/dm_nfnet_f0.dm_in1k", "neither a file nor the name of weights"),
     ],
 )
 def test_what_is_not_there(tmp_path, name, message):
@@ -148,6 +156,13 @@ class Malicious:
         return (exec, ("raise SystemExit('a pickle ran code')",))
 
 
+class Forged:
+    """An array of objects at addresses of its own choice."""
+
+    def __reduce__(self):
+        return (np.ndarray, ((1,), np.dtype("O"), b"12345678"))
+
+
 def as_bytes(write):
     file = io.BytesIO()
     write(file)
@@ -190,6 +205,30 @@ def test_broken_files_are_refused_and_run_nothing(tmp_path, contents, message):
         read_weights(path)
 
 
+@pytest.mark.parametrize("length", [60, 68, 76])
+def test_a_header_of_any_length_is_safetensors(tmp_path, length):
+    """Its first two bytes are its length, and may be those of a pickle."""
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, {"a" * length: np.ones(2, np.float32)})
+    assert list(read_weights(path)) == ["a" * length]
+
+
+def test_damage_anywhere_is_told_as_such(tmp_path):
+    """A byte of a compressed archive, and of a pickle, changed here and there."""
+    path = tmp_path / "weights"
+    archive = as_bytes(lambda file: np.savez_compressed(file, a=np.arange(500.0)))
+    tree = pickle.dumps({"m": {"w": np.arange(20.0), "s": np.float32(1)}})
+    for contents in (archive, tree):
+        for position in range(8, len(contents), 7):
+            broken = bytearray(contents)
+            broken[position] ^= 0xFF
+            path.write_bytes(broken)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with contextlib.suppress(WeightsError):
+                    read_weights(path, unpickle=True)
+
+
 def test_a_truncated_safetensors_file_is_refused(tmp_path, mapping):
     path = tmp_path / "weights.safetensors"
     write_weights(path, mapping)
@@ -198,18 +237,29 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path, mapping):
         read_weights(path)
 
 
-@pytest.mark.parametrize("protocol", [2, 4, 5])
+LINEAR = {
+    "w": np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3)),
+    "b": np.arange(3, dtype=">f8"),
+    "scale": np.float16(0.5),
+    "empty": np.zeros((0, 2), np.float32),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("numpy", [1, 2])
 def test_pickles_of_arrays_are_read_when_asked_for(tmp_path, protocol, numpy):
     path = tmp_path / "F0_haiku.npz"
-    contents = pickle.dumps({"NFNet/~/linear": {"w": ARRAYS["head"]}}, protocol)
+    contents = pickle.dumps(OrderedDict({"NFNet/~/linear": LINEAR}), protocol)
     if numpy == 1 and protocol == 2:  # where NumPy 1 kept what is pickled
         contents = contents.replace(b"numpy._core.", b"numpy.core.")
         assert b"numpy.core." in contents
     path.write_bytes(contents)
     with pytest.warns(UserWarning, match="only with files from people you trust"):
         found = read_weights(path, unpickle=True)
-    np.testing.assert_array_equal(found["NFNet/~/linear"]["w"], ARRAYS["head"])
+    linear = found["NFNet/~/linear"]
+    for name, array in LINEAR.items():
+        np.testing.assert_array_equal(linear[name], array)
+        assert linear[name].dtype == array.dtype
 
 
 @pytest.mark.parametrize(
@@ -217,6 +267,10 @@ def test_pickles_of_arrays_are_read_when_asked_for(tmp_path, protocol, numpy):
     [
         (pickle.dumps(Malicious()), "refers to builtins.exec, which is not an array"),
         (pickle.dumps([1, 2]), "holds a list, not a dictionary"),
+        (pickle.dumps({"a": "text"}), "'a' is not the name of an array"),
+        (pickle.dumps({"a": np.asarray(["x"], object)}), "an array of 'O8', which is not of num"),
+        (pickle.dumps({"a": np.zeros(2, "f4,i4")}), "an array of 'V8'"),
+        (pickle.dumps({"a": Forged()}), "an array of 'O8'"),
         (pickle.dumps(ARRAYS)[:-30], "Cannot unpickle"),
     ],
 )

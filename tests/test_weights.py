@@ -169,7 +169,7 @@ def test_only_a_replaced_classifier_may_stay(key):
     model = jax.jit(lambda: nfx.create_model("nfnet_f0", key=key, **other))()
     with pytest.raises(ValueError, match="do not fit"):
         from_timm(mapping, model)
-    with pytest.warns(UserWarning, match=r"Left as they are in the model: 'head.fc.weight' has"):
+    with pytest.warns(UserWarning, match=r"Left as they are in the model: head/weight \(192, 7\)"):
         filled = from_timm(mapping, model, strict=False)
     np.testing.assert_array_equal(filled.head.weight, model.head.weight)
     assert float(jnp.abs(filled.stem[0].weight).max()) == 0
@@ -178,3 +178,23 @@ def test_only_a_replaced_classifier_may_stay(key):
         from_timm(mapping, model, strict=False)
     with pytest.raises(ValueError, match="cannot be left as they are: the model has shapes"):
         from_timm(tiny_mapping("timm")[0], create_abstract("nfnet_f0", **other), strict=False)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda m: m.pop("head.fc.bias"),
+        lambda m: [m.pop("head.fc.bias"), m.pop("head.fc.weight")],
+        lambda m: m.update({"head.fc.weight": np.full((10, 192), np.nan, np.float32)}),
+        lambda m: m.update({"head.fc.weight": m["head.fc.weight"].T}),
+        lambda m: m.update({"head.fc.weight": np.zeros((10, 7), np.float32)}),
+        lambda m: m.update({"head.fc.weight": np.zeros((9, 192), np.float32)}),
+    ],
+)
+def test_a_broken_classifier_is_not_a_replaced_one(key, spoil):
+    mapping, _ = tiny_mapping("timm")
+    spoil(mapping)
+    for classes in (7, 10):
+        model = create_abstract("nfnet_f0", **{**TINY, "num_classes": classes})
+        with pytest.raises(ValueError, match="do not fit the model"):
+            from_timm(mapping, model, strict=False)

@@ -123,7 +123,8 @@ class CheckpointStore:
         except Exception as error:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: it is "
-                f"of another model, or damaged ({_first_line(error)}). If damaged, remove its "
+                f"of another model, of another version of nfx, or damaged "
+                f"({_first_line(error)}). Only if it is damaged, remove its "
                 f"folder to fall back on an earlier one: {_others(steps, step)}."
             ) from error
         self._verify(restored["state"], restored["record"]["digests"], step, steps)

@@ -1,8 +1,10 @@
 """Activations at any named point of a network, from the run that computes its output."""
 
+import functools as ft
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
@@ -23,8 +25,10 @@ def taps(
     (14, 14, 768)
 
     The function is as pure as the model and can be jitted, mapped and differentiated like it.
-    A module that is called several times is seen at its last call; one that is called inside
-    `jax.lax.scan` cannot be tapped, and JAX says so.
+    A module that is called several times is seen at its last call. One that the model, or
+    `call`, calls inside a transformation of JAX (`scan`, `vmap`, `jit`, `checkpoint`) cannot be
+    tapped, and JAX says so: of a batch-normalized network that is what has no normalisation.
+    Transform the tapped function instead.
 
     Args:
         model: Any pytree of modules.
@@ -32,10 +36,12 @@ def taps(
         call: What to run: `call(model, *args, **kwargs)`. By default the model itself.
 
     Raises:
-        ValueError: If a pattern is that of no module that can be called.
+        ValueError: If a pattern is that of no module that can be called; and from the function
+            that is returned, if it ran without calling one of the modules.
     """
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     points = module_paths(model)
+    tapped_points = [point for point in points if path_matches(point, patterns)]
     for pattern in patterns:
         if not any(path_matches(point, pattern) for point in points):
             raise ValueError(
@@ -47,6 +53,8 @@ def taps(
     def tapped(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         record: dict[str, Any] = {}
         output = call(_tap(model, (), patterns, record), *args, **kwargs)
+        if silent := [point for point in tapped_points if point not in record]:
+            raise ValueError(f"The run did not call {', '.join(map(repr, silent))}.")
         return output, record
 
     return tapped
@@ -58,7 +66,7 @@ def module_paths(model: PyTree) -> list[str]:
     def visit(node: PyTree, key_path: tuple[Any, ...]) -> list[str]:
         children, _ = _children(node)
         below = [path for key, child in children for path in visit(child, (*key_path, *key))]
-        return [leaf_path(key_path), *below] if callable(node) and key_path else below
+        return [leaf_path(key_path), *below] if _is_point(node, key_path) else below
 
     return visit(model, ())
 
@@ -80,9 +88,13 @@ def _tap(
     tapped = [_tap(child, (*key_path, *key), patterns, record) for key, child in children]
     rebuilt = jax.tree.unflatten(structure, tapped)
     path = leaf_path(key_path)
-    if key_path and callable(node) and path_matches(path, patterns):
+    if _is_point(node, key_path) and path_matches(path, patterns):
         return _recording(rebuilt, path, record)
     return rebuilt
+
+
+def _is_point(node: PyTree, key_path: tuple[Any, ...]) -> bool:
+    return bool(key_path) and isinstance(node, eqx.Module) and callable(node)
 
 
 def _recording(module: Any, path: str, record: dict[str, Any]) -> Any:
@@ -91,13 +103,19 @@ def _recording(module: Any, path: str, record: dict[str, Any]) -> Any:
     The module keeps its fields and methods, so whatever holds it notices nothing; the record
     belongs to one run, so nothing is shared between runs.
     """
+    copy = object.__new__(_recording_class(type(module)))
+    for name, value in vars(module).items():
+        object.__setattr__(copy, name, value)
+    object.__setattr__(copy, "_tap", (path, record))
+    return copy
 
-    class Recording(type(module)):
+
+@ft.cache  # one a type: JAX never forgets a class of pytrees
+def _recording_class(module_class: type) -> type:
+    class Recording(module_class):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            path, record = vars(self)["_tap"]
             record[path] = super().__call__(*args, **kwargs)
             return record[path]
 
-    copy = object.__new__(Recording)
-    for name, value in vars(module).items():
-        object.__setattr__(copy, name, value)
-    return copy
+    return Recording

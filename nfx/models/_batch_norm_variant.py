@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nfx.nn import Padding
+from nfx.nn import ACTIVATIONS, Padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,23 @@ class BatchNormVariant:
             raise ValueError(
                 f"depths={self.depths}, widths={self.widths}, strides={self.strides} and "
                 f"groups={self.groups} must have one entry a stage each."
+            )
+        numbers = (*self.depths, *self.widths, *self.groups, *self.stem_widths, self.stem_kernel)
+        if min(numbers) < 1 or not {*self.strides, *self.stem_strides} <= {1, 2}:
+            raise ValueError(
+                f"depths={self.depths}, widths={self.widths}, groups={self.groups}, "
+                f"stem_widths={self.stem_widths} and stem_kernel={self.stem_kernel} must be "
+                f"positive, strides={self.strides} and stem_strides={self.stem_strides} 1 or 2."
+            )
+        if not (0 <= self.drop_rate < 1 and 0 <= self.stochastic_depth_rate < 1):
+            raise ValueError(
+                f"drop_rate={self.drop_rate} and stochastic_depth_rate="
+                f"{self.stochastic_depth_rate} must be in [0, 1)."
+            )
+        if self.activation not in set(ACTIVATIONS) - {"glu"}:
+            raise ValueError(
+                f"activation={self.activation!r} must be one of "
+                f"{', '.join(sorted(set(ACTIVATIONS) - {'glu'}))}."
             )
         if len(self.stem_widths) != len(self.stem_strides) or not self.stem_widths:
             raise ValueError(

@@ -42,7 +42,7 @@ _TIMM_CROPS: Mapping[str, float] = MappingProxyType({
     "dm_nfnet_f0": 0.9, "dm_nfnet_f1": 0.91, "dm_nfnet_f2": 0.92, "dm_nfnet_f3": 0.94,
     "dm_nfnet_f4": 0.951, "dm_nfnet_f5": 0.954, "dm_nfnet_f6": 0.956,
     "nfnet_l0": 1.0, "eca_nfnet_l0": 1.0, "eca_nfnet_l1": 1.0, "eca_nfnet_l2": 1.0,
-    "eca_nfnet_l3": 1.0, "nf_resnet50": 0.94,
+    "eca_nfnet_l3": 1.0, "nf_resnet50": 0.94, "test_nfnet": 0.95,
 })  # fmt: skip
 
 

@@ -69,7 +69,8 @@ def ema_parameters(opt_state: optax.OptState) -> PyTree:
     """Returns the averaged parameters from the state of a chain with `parameter_ema`.
 
     Raises:
-        ValueError: If the chain has no `parameter_ema`, or more than one.
+        ValueError: If the chain has no `parameter_ema`, more than one, or one of a part of the
+            parameters.
     """
     states = [
         node
@@ -80,4 +81,11 @@ def ema_parameters(opt_state: optax.OptState) -> PyTree:
         raise ValueError(
             f"Expected one parameter_ema in the optimizer's chain, found {len(states)}."
         )
-    return states[0].ema
+    ema = states[0].ema
+    masked = lambda node: isinstance(node, optax.MaskedNode)
+    if any(map(masked, jax.tree.leaves(ema, is_leaf=masked))):
+        raise ValueError(
+            "The average is of a part of the parameters: put parameter_ema after train_only, "
+            "optax.chain(train_only(...), parameter_ema(decay)), and not inside it."
+        )
+    return ema

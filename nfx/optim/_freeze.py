@@ -18,6 +18,9 @@ def train_only(
 
     >>> optimizer = train_only(optax.adamw(1e-3), r"head/.*")
 
+    An average of the parameters belongs outside, where it sees them all:
+    `optax.chain(train_only(...), parameter_ema(decay))`.
+
     Args:
         optimizer: What updates the leaves that are trained.
         patterns: Of their paths: see `nfx._tree.path_matches`.

@@ -7,9 +7,11 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, IO
+from typing import Any
 
 import numpy as np
+
+from nfx.weights._pickles import unpickle_arrays
 
 
 class WeightsError(ValueError):
@@ -22,23 +24,14 @@ _CONVERT = (
     "numpy.savez('weights.npz', **arrays)."
 )
 
-# What a pickle of nothing but arrays refers to.
-_ARRAY_PARTS = frozenset({
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"),
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-})  # fmt: skip
-
 
 def read_weights(path: str | Path, *, unpickle: bool = False) -> dict[str, Any]:
     """Reads arrays by name from a safetensors or an `.npz` file, whichever it is.
 
     Args:
         path: The file. What is in it decides how it is read, not its suffix.
-        unpickle: Whether to read a pickle, with a warning. Only arrays and dictionaries are
-            let through; anything else in it is refused before it can run.
+        unpickle: Whether to read a pickle, with a warning. Only dictionaries of arrays of
+            numbers are let through; nothing that a pickle names is looked up or called.
 
     Returns:
         Arrays by name; of a pickle, what was pickled: possibly nested dictionaries.
@@ -51,11 +44,13 @@ def read_weights(path: str | Path, *, unpickle: bool = False) -> dict[str, Any]:
         raise WeightsError(f"No file {str(path)!r}.")
     with path.open("rb") as file:
         start = file.read(16)
+    if start[8:9] == b"{":  # before the others: the eight bytes before it can be any
+        return _read_safetensors(path)
     if zipfile.is_zipfile(path) or start.startswith(b"PK"):
         return _read_npz(path)
-    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return _read_pickle(path, unpickle)
-    return _read_safetensors(path)
+    raise _damaged(path, "neither begins like this")
 
 
 def write_weights(path: str | Path, arrays: Mapping[str, Any]) -> None:
@@ -66,18 +61,21 @@ def write_weights(path: str | Path, arrays: Mapping[str, Any]) -> None:
         arrays: What.
 
     Raises:
-        WeightsError: If the suffix is neither, or the file cannot hold a dtype.
+        WeightsError: If the suffix is neither, the file cannot hold an array, or there is no such
+            folder.
     """
     path = Path(path).expanduser()
     contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if path.suffix not in (".safetensors", ".npz"):
         raise WeightsError(f"{str(path)!r} must end in .safetensors or .npz.")
-    foreign = [name for name, array in contents.items() if array.dtype.kind not in "fiub"]
-    if path.suffix == ".npz" and foreign:
-        raise WeightsError(
-            f"An .npz file cannot hold the {contents[foreign[0]].dtype} of {foreign[0]!r}: write "
-            ".safetensors, or convert to float32."
-        )
+    plain = "fiub" if path.suffix == ".npz" else "fiubV"  # V: bfloat16 and its like
+    for name, array in contents.items():
+        if array.dtype.kind not in plain:
+            raise WeightsError(
+                f"{path.suffix} files cannot hold {name!r} of {array.dtype}: convert to float32."
+            )
+    if not path.parent.is_dir():
+        raise WeightsError(f"No folder {str(path.parent)!r} to write {path.name!r} into.")
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
         try:
             if path.suffix == ".npz":
@@ -107,28 +105,25 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except WeightsError:
         raise
-    except ValueError as error:
-        if "pickle" not in str(error):
-            raise _damaged(path, error) from error
-        raise WeightsError(
-            f"{str(path)!r} holds Python objects and not only arrays, and they could run any code. "
-            f"{_CONVERT}"
-        ) from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives raise of every kind, down to zlib's own
+        if isinstance(error, ValueError) and "pickle" in str(error):
+            raise WeightsError(
+                f"{str(path)!r} holds Python objects and not only arrays, and they could run any "
+                f"code. {_CONVERT}"
+            ) from error
         raise _damaged(path, error) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
+def _damaged(path: Path, error: Exception | str) -> WeightsError:
     return WeightsError(
         f"Cannot read {str(path)!r} as safetensors or .npz ({error}): it is damaged, truncated or "
         f"something else ({path.stat().st_size:,} bytes). Get it again."
@@ -146,23 +141,6 @@ def _read_pickle(path: Path, unpickle: bool) -> dict[str, Any]:
         f"Unpickling {str(path)!r}: do so only with files from people you trust.", stacklevel=3
     )
     try:
-        with path.open("rb") as file:
-            contents = _ArrayUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
+        return unpickle_arrays(path)
+    except pickle.UnpicklingError as error:
         raise WeightsError(f"Cannot unpickle {str(path)!r}: {error}. {_CONVERT}") from error
-    if not isinstance(contents, Mapping):
-        raise WeightsError(f"{str(path)!r} holds a {type(contents).__name__}, not a dictionary.")
-    return dict(contents)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads dictionaries of NumPy arrays and refuses to look up anything else."""
-
-    def __init__(self, file: IO[bytes]):
-        super().__init__(file)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not an array")
-        # Where NumPy 2 keeps what NumPy 1 pickled.
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

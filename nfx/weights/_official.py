@@ -75,8 +75,8 @@ def from_official(mapping: Mapping[str, Any], model: Model, *, strict: bool = Tr
             Haiku.
         model: A model of the same variant, classes and channels. Its values do not matter:
             `jax.eval_shape` of `create_model` will do.
-        strict: If not, a classifier of another size is left as it is in `model`, with a
-            warning that says so. Everything else must fit all the same.
+        strict: If not, a classifier of another number of classes is left as it is in `model`,
+            with a warning that says so. Everything else must fit all the same.
 
     Raises:
         ValueError: Listing every name and shape that does not fit.

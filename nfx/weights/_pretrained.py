@@ -16,6 +16,9 @@ from nfx.weights._official import flatten, from_official
 from nfx.weights._timm import from_timm
 
 
+# What files are called, and repositories are not.
+_SUFFIXES = (".safetensors", ".npz", ".pkl", ".pth", ".pt", ".bin")
+
 # Where the classes and the input's channels can be read off: a pattern and an axis.
 _CLASSES = ((r"head\.fc\.bias", 0), (r"[^/]+/~/linear/b", 0))
 _CHANNELS = ((r"stem\.conv1?\.weight", 1), (r"[^/]+/~/(stem_conv0|initial_conv)/w", 2))
@@ -107,8 +110,8 @@ def _read_off(weights: Mapping[str, Any], places: tuple[tuple[str, int], ...]) -
 
 def _model_of(repository: str, model: str | None) -> str:
     """The model whose weights a repository holds, as its name says."""
-    name, dot, _ = repository.partition(".")
-    if not re.fullmatch(r"[\w-]+/[\w.+-]+", repository) or not dot:
+    name, _, _ = repository.partition(".")
+    if not re.fullmatch(r"timm/[\w-]+\.[\w.-]+", repository) or repository.endswith(_SUFFIXES):
         raise WeightsError(
             f"{repository!r} is neither a file nor the name of weights on the Hugging Face Hub, "
             "which are 'timm/MODEL.TRAINING', as 'timm/dm_nfnet_f0.dm_in1k'."

@@ -125,8 +125,8 @@ def fill(
         model: What to fill; its leaves may be abstract, but for those that are kept.
         foreign: Arrays by foreign name.
         names: Where each leaf path of the model is in it.
-        strict: If not, a classifier of another size is left as it is in `model`, with a
-            warning that says so.
+        strict: If not, a classifier of another number of classes is left as it is in `model`,
+            with a warning that says so.
 
     Raises:
         ValueError: Listing, all at once, every leaf without an array, every array without a
@@ -138,7 +138,7 @@ def fill(
         for path, leaf in leaves.items()
         if (problem := _problem(path, leaf, names[path], foreign))
     }
-    kept = [] if strict else [path for path in wrong if path_matches(path, _CLASSIFIER)]
+    kept = () if strict or not _replaced_classifier(leaves, names, foreign) else _CLASSIFIER
     problems = [problem for path, problem in wrong.items() if path not in kept]
     known = {leaf.name for leaf in names.values()}
     problems += [
@@ -152,7 +152,7 @@ def fill(
             "variant they were made for, with the same classes and channels?\n"
             + "\n".join(f"  {problem}" for problem in problems)
         )
-    _keep(kept, wrong, leaves)
+    _keep(kept, foreign, names, leaves)
     filled = [
         leaf if path in kept else _converted(foreign[names[path].name], names[path], leaf)
         for path, leaf in leaves.items()
@@ -164,17 +164,39 @@ def _converted(array: Any, where: ForeignLeaf, leaf: Any) -> jax.Array:
     return jnp.asarray(LAYOUTS[where.layout].ours(np.asarray(array)), leaf.dtype)
 
 
-def _keep(kept: list[str], wrong: Mapping[str, str], leaves: Mapping[str, Any]) -> None:
+def _replaced_classifier(
+    leaves: Mapping[str, Any], names: Mapping[str, ForeignLeaf], foreign: Mapping[str, Any]
+) -> bool:
+    """Whether the foreign classifier is a sound one, on the same features, of other classes."""
+    if not all(path in leaves and names[path].name in foreign for path in _CLASSIFIER):
+        return False
+    weight, bias = (np.asarray(foreign[names[path].name]) for path in _CLASSIFIER)
+    if bias.ndim != 1 or bias.shape == leaves["head/bias"].shape:
+        return False
+    features = leaves["head/weight"].shape[0]
+    like = jax.ShapeDtypeStruct((features, len(bias)), np.float32)
+    where = names["head/weight"]
+    return _problem("head/weight", like, where, {where.name: weight}) is None
+
+
+def _keep(
+    kept: tuple[str, ...],
+    foreign: Mapping[str, Any],
+    names: Mapping[str, ForeignLeaf],
+    leaves: Mapping[str, Any],
+) -> None:
     if not kept:
         return
-    abstract = [path for path in kept if isinstance(leaves[path], jax.ShapeDtypeStruct)]
-    if abstract:
+    if any(isinstance(leaves[path], jax.ShapeDtypeStruct) for path in kept):
         raise ValueError(
-            f"{', '.join(abstract)} cannot be left as they are: the model has shapes and no "
-            "values. Give a model made by create_model."
+            f"{', '.join(kept)} cannot be left as they are: the model has shapes and no values. "
+            "Give a model made by create_model."
         )
+    classes = {path: np.shape(foreign[names[path].name]) for path in kept}
     warnings.warn(
-        "Left as they are in the model: " + "; ".join(wrong[path] for path in kept) + ".",
+        "Left as they are in the model: "
+        + ", ".join(f"{path} {leaves[path].shape} (not {shape})" for path, shape in classes.items())
+        + ".",
         stacklevel=4,
     )
 
