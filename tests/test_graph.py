@@ -79,6 +79,17 @@ def test_parents_and_children_can_be_tapped_under_checkpoint_and_grad(model, ima
     assert jax.tree.structure(gradients) == jax.tree.structure(model)
 
 
+def test_a_tapped_function_can_be_tapped_again(model, image):
+    points = ["stages/1/blocks/0", "stages/1/blocks/0/conv1", "head"]
+    inner = lambda model, image: taps(model, [*points, "stem/0"])(image)
+    (logits, within), around = jax.jit(taps(model, points, call=inner))(image)
+    assert sorted(around) == sorted(points)
+    assert sorted(within) == sorted([*points, "stem/0"])
+    for point in points:
+        np.testing.assert_array_equal(around[point], within[point])
+    np.testing.assert_array_equal(around["head"], logits)
+
+
 def test_a_tapped_model_is_left_alone(model, image):
     before = jax.tree.structure(model)
     jax.eval_shape(taps(model, "head"), image)

@@ -11,6 +11,13 @@ from jaxtyping import PyTree
 from nfx._tree import leaf_path, path_matches
 
 
+class _Record:
+    """What one run computed, by path. Equal to itself alone, as a static field of JAX must be."""
+
+    def __init__(self):
+        self.outputs: dict[str, Any] = {}
+
+
 def taps(
     model: PyTree,
     patterns: str | Sequence[str],
@@ -51,11 +58,11 @@ def taps(
             )
 
     def tapped(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        record: dict[str, Any] = {}
+        record = _Record()
         output = call(_tap(model, (), patterns, record), *args, **kwargs)
-        if silent := [point for point in tapped_points if point not in record]:
+        if silent := [point for point in tapped_points if point not in record.outputs]:
             raise ValueError(f"The run did not call {', '.join(map(repr, silent))}.")
-        return output, record
+        return output, record.outputs
 
     return tapped
 
@@ -79,7 +86,7 @@ def _children(node: PyTree) -> tuple[list[tuple[Any, Any]], Any]:
 
 
 def _tap(
-    node: PyTree, key_path: tuple[Any, ...], patterns: tuple[str, ...], record: dict[str, Any]
+    node: PyTree, key_path: tuple[Any, ...], patterns: tuple[str, ...], record: _Record
 ) -> PyTree:
     """Copies a tree with its tapped modules recording what they return."""
     children, structure = _children(node)
@@ -97,25 +104,31 @@ def _is_point(node: PyTree, key_path: tuple[Any, ...]) -> bool:
     return bool(key_path) and isinstance(node, eqx.Module) and callable(node)
 
 
-def _recording(module: Any, path: str, record: dict[str, Any]) -> Any:
+def _recording(module: Any, path: str, record: _Record) -> Any:
     """A copy of a module, of a subclass whose calls are recorded.
 
     The module keeps its fields and methods, so whatever holds it notices nothing; the record
     belongs to one run, so nothing is shared between runs.
     """
-    copy = object.__new__(_recording_class(type(module)))
-    for name, value in vars(module).items():
+    fields = dict(vars(module))
+    others = fields.pop("_taps", ())  # of a function within whose run this one runs
+    kind = type(module) if others else _recording_class(type(module))
+    copy = object.__new__(kind)
+    for name, value in (fields | {"_taps": (*others, (path, record))}).items():
         object.__setattr__(copy, name, value)
-    object.__setattr__(copy, "_tap", (path, record))
     return copy
 
 
 @ft.cache  # one a type: JAX never forgets a class of pytrees
 def _recording_class(module_class: type) -> type:
     class Recording(module_class):
+        # A field, so that the copy remains what it is when it is flattened and put together.
+        _taps: tuple[tuple[str, _Record], ...] = eqx.field(static=True, default=())
+
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            path, record = vars(self)["_tap"]
-            record[path] = super().__call__(*args, **kwargs)
-            return record[path]
+            output = super().__call__(*args, **kwargs)
+            for path, record in self._taps:
+                record.outputs[path] = output
+            return output
 
     return Recording
