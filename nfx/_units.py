@@ -7,34 +7,23 @@ and takes a kernel with a single input, `(1, 1, 1, O)` or `(1, O)`, for one unit
 finds `O`; no published model has one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+from nfx._layout import Layout, parse_layout, Units
 from nfx._tree import leaf_path, path_matches
 
 
-Units = tuple[int, ...]
-Declaration = Mapping[str, Units]
-
-# The layers of Equinox cannot declare their own units, so this table does. Weights are
-# output first; vectors are clipped whole, as the official code clips its own.
-_EQUINOX_LAYERS: Mapping[type, Declaration] = MappingProxyType({
-    eqx.nn.Linear:        {"weight": (0,), "bias": ()},
-    eqx.nn.Conv:          {"weight": (0,), "bias": ()},
-    eqx.nn.ConvTranspose: {"weight": (0,), "bias": ()},
-    eqx.nn.Embedding:     {"weight": (0,)},
-    eqx.nn.LayerNorm:     {"weight": (),   "bias": ()},
-    eqx.nn.RMSNorm:       {"weight": (),   "bias": ()},
-    eqx.nn.GroupNorm:     {"weight": (),   "bias": ()},
-})  # fmt: skip
+# Layouts of the fields of a module, as `parse_layout` reads them.
+Declaration = Mapping[str, str]
 
 
-def unit_axes(tree: PyTree, overrides: Mapping[str, Units] | None = None) -> PyTree[Units]:
+def unit_axes(tree: PyTree, overrides: Mapping[str, Units | str] | None = None) -> PyTree[Units]:
     """Returns, for each leaf, the axes that index its units.
 
     A norm over a unit reduces every other axis. `(-1,)` is a kernel with its outputs last,
@@ -43,60 +32,115 @@ def unit_axes(tree: PyTree, overrides: Mapping[str, Units] | None = None) -> PyT
     A module says so for its own fields, in one line, and its subclasses inherit it:
 
     >>> class Scale(eqx.Module):
-    ...     unit_axes: ClassVar = {"weight": (-1,)}
+    ...     unit_axes: ClassVar = {"weight": "i o -> o", "bias": "o ->"}
     ...     weight: Array
+    ...     bias: Array
+
+    The layout names the axes of an array, and after the arrow those that index units. Axes that
+    a leaf has before these, as in a stack of modules made by `jax.vmap`, index modules, and so
+    units too.
 
     Args:
         tree: A pytree of modules: parameters, or gradients of the same structure.
-        overrides: Axes by path pattern (see `nfx._tree.path_matches`), taken before what
-            the modules say. The way to declare plain dictionaries.
+        overrides: Layouts, or axes of the leaf as it is, by path pattern (see
+            `nfx._tree.path_matches`); they are taken before what the modules say. The way to
+            declare plain dictionaries.
 
     Returns:
         A pytree with the structure of `tree` whose leaves are tuples of axes.
 
     Raises:
-        ValueError: Listing every array that no module and no override declares.
+        ValueError: Listing every array that no module and no override declares, or that has
+            fewer axes than declared.
     """
-    overrides = overrides or {}
-    paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    found = [_units_of(tree, key_path, leaf, overrides) for key_path, leaf in paths_and_leaves]
-    undeclared = [
-        f"  {leaf_path(key_path)}  {tuple(leaf.shape)}"
-        for (key_path, leaf), units in zip(paths_and_leaves, found, strict=True)
-        if units is None
-    ]
-    if undeclared:
+    found, problems = [], []
+    for path, leaf, layout in _declared_leaves(tree, overrides or {}):
+        if not hasattr(leaf, "shape"):
+            found.append(())
+        elif layout is None:
+            problems.append(f"  {path}  {tuple(leaf.shape)}")
+        elif not isinstance(layout, Layout):
+            found.append(layout)
+        elif leaf.ndim >= layout.rank:
+            found.append(layout.units(leaf.ndim))
+        else:
+            problems.append(f"  {path}  {tuple(leaf.shape)} is declared as {layout.text!r}")
+    if problems:
         raise ValueError(
             "Nobody declares the units of these arrays, and a guess from their rank would be "
-            "silently wrong for some layout:\n" + "\n".join(undeclared) + "\nGive the class that "
-            'owns them `unit_axes: ClassVar = {"weight": (-1,)}` (the axes of the outputs), or '
-            'pass overrides={"path/pattern": (-1,)}.'
+            "silently wrong for some layout:\n" + "\n".join(problems) + "\nGive the class that "
+            'owns them `unit_axes: ClassVar = {"weight": "i o -> o"}` (its axes, and those of '
+            'the outputs), or pass overrides={"path/pattern": "i o -> o"}.'
         )
-    return jax.tree.unflatten(structure, found)
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 
-def _units_of(
-    tree: PyTree, key_path: tuple[Any, ...], leaf: Any, overrides: Mapping[str, Units]
-) -> Units | None:
-    """The units of one leaf, or None if it is an array that nobody declares."""
-    for pattern, units in overrides.items():
-        if path_matches(leaf_path(key_path), pattern):
-            return units
+def tensor_axes(tree: PyTree) -> PyTree[Units]:
+    """Returns, for each leaf, the axes that make every tensor one unit: `()`.
+
+    Only of a stack of modules every module's tensor is one: `(0,)`. See `unit_axes`.
+    """
+    found = [
+        tuple(range(leaf.ndim - layout.rank)) if isinstance(layout, Layout) else ()
+        for _, leaf, layout in _declared_leaves(tree, {})
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
+
+
+class LeafUnits(NamedTuple):
+    """The units of a leaf.
+
+    Attributes:
+        path: Of the leaf.
+        axes: Those that index units.
+        number: How many units there are.
+    """
+
+    path: str
+    axes: Units
+    number: int
+
+
+def list_units(tree: PyTree, units: PyTree[Units]) -> list[LeafUnits]:
+    """Lists the units of the leaves of `tree`, in order; `units` is as `unit_axes` returns it."""
+    paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return [
+        LeafUnits(leaf_path(key_path), axes, _count(leaf, axes))
+        for (key_path, leaf), axes in zip(
+            paths_and_leaves, structure.flatten_up_to(units), strict=True
+        )
+    ]
+
+
+def _count(leaf: Any, axes: Units) -> int:
+    count = 1
+    for axis in axes:
+        count *= leaf.shape[axis]
+    return count
+
+
+def _declared_leaves(
+    tree: PyTree, overrides: Mapping[str, Units | str]
+) -> Iterator[tuple[str, Any, Layout | Units | None]]:
+    """Each leaf with its path and what is declared of it: a layout, axes, or nothing."""
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        path = leaf_path(key_path)
+        declared = next(
+            (units for pattern, units in overrides.items() if path_matches(path, pattern)),
+            _declared_by_owner(tree, key_path),
+        )
+        yield path, leaf, parse_layout(declared) if isinstance(declared, str) else declared
+
+
+def _declared_by_owner(tree: PyTree, key_path: tuple[Any, ...]) -> str | None:
     node = tree
     for key in key_path:
-        declaration = _declaration(type(node))
-        if isinstance(key, jax.tree_util.GetAttrKey) and key.name in declaration:
-            return declaration[key.name]
+        if isinstance(key, jax.tree_util.GetAttrKey):
+            declaration = _declaration(node)
+            if key.name in declaration:
+                return declaration[key.name]
         node = _child(node, key)
-    return None if hasattr(leaf, "shape") else ()
-
-
-def _declaration(owner: type) -> Declaration:
-    """What a class says of its fields: itself, or the table of Equinox's layers for it."""
-    declared = getattr(owner, "unit_axes", None)
-    if isinstance(declared, Mapping):
-        return declared
-    return next((_EQUINOX_LAYERS[base] for base in owner.__mro__ if base in _EQUINOX_LAYERS), {})
+    return None
 
 
 def _child(node: Any, key: Any) -> Any:
@@ -108,3 +152,53 @@ def _child(node: Any, key: Any) -> Any:
         case jax.tree_util.DictKey(key=name):
             return node[name]
     return None
+
+
+def _declaration(module: Any) -> Declaration:
+    """What a module says of its fields: its class, or the table of Equinox's layers for it."""
+    declared = getattr(type(module), "unit_axes", None)
+    if isinstance(declared, Mapping):
+        return declared
+    known = (base for base in type(module).__mro__ if base in EQUINOX_LAYERS)
+    return next((EQUINOX_LAYERS[base](module) for base in known), {})
+
+
+def _axes(count: int) -> str:
+    return " ".join(f"x{index}" for index in range(count))
+
+
+def _conv(layer: Any) -> Declaration:
+    pixels = _axes(layer.num_spatial_dims)
+    return {"weight": f"o i {pixels} -> o", "bias": f"o {pixels} ->"}
+
+
+def _whole_of_shape(layer: Any) -> Declaration:
+    layout = f"{_axes(len(layer.shape))} ->"
+    return {"weight": layout, "bias": layout}
+
+
+def _weight_norm(layer: Any) -> Declaration:
+    weight = parse_layout(_declaration(layer.layer)[layer.weight_name])
+    return {"g": f"{_axes(weight.rank)} ->"}
+
+
+_VECTORS = {"weight": "c ->", "bias": "c ->"}
+_RECURRENT = {"weight_ih": "o i -> o", "weight_hh": "o i -> o", "bias": "o ->", "bias_n": "o ->"}
+
+# The layers of Equinox cannot declare their own units, so this table does, by class. Weights are
+# output first; vectors are one unit, as the official code clips its own. Of an embedding each
+# entry is a unit. Classes that only hold others, as `MultiheadAttention`, need no row.
+EQUINOX_LAYERS: Mapping[type, Callable[[Any], Declaration]] = MappingProxyType({
+    eqx.nn.Linear:        lambda layer: {"weight": "o i -> o", "bias": "o ->"},
+    eqx.nn.Conv:          _conv,
+    eqx.nn.ConvTranspose: _conv,
+    eqx.nn.Embedding:     lambda layer: {"weight": "n c -> n"},
+    eqx.nn.GRUCell:       lambda layer: _RECURRENT,
+    eqx.nn.LSTMCell:      lambda layer: _RECURRENT,
+    eqx.nn.LayerNorm:     _whole_of_shape,
+    eqx.nn.RMSNorm:       _whole_of_shape,
+    eqx.nn.GroupNorm:     lambda layer: _VECTORS,
+    eqx.nn.BatchNorm:     lambda layer: _VECTORS,
+    eqx.nn.PReLU:         lambda layer: {"negative_slope": "->"},  # one a channel: each a unit
+    eqx.nn.WeightNorm:    _weight_norm,
+})  # fmt: skip

@@ -32,7 +32,7 @@ class NFBlock(eqx.Module):
     What a variant does not have is None: there are no switches.
     """
 
-    unit_axes: ClassVar = {"skip_gain": ()}
+    unit_axes: ClassVar = {"skip_gain": "->"}
 
     conv0: WSConv2d
     conv1: WSConv2d

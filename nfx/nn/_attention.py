@@ -63,7 +63,7 @@ class EfficientChannelAttention(eqx.Module):
         Wang et al. (2020), arXiv:1910.03151; timm, `EcaModule`.
     """
 
-    unit_axes: ClassVar = {"weight": ()}
+    unit_axes: ClassVar = {"weight": "k ->"}
 
     weight: Float[Array, " k"]
 

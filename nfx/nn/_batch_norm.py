@@ -33,7 +33,7 @@ class BatchNorm(eqx.Module):
         Ioffe & Szegedy (2015), arXiv:1502.03167.
     """
 
-    unit_axes: ClassVar = {"gain": (), "bias": ()}
+    unit_axes: ClassVar = {"gain": "c ->", "bias": "c ->"}
 
     gain: Float[Array, " c"]
     bias: Float[Array, " c"]

@@ -20,7 +20,7 @@ class WSConv2d(eqx.Module):
     `jax.vmap` the standardization is traced once, not once an example.
     """
 
-    unit_axes: ClassVar = {"weight": (-1,), "gain": (), "bias": ()}
+    unit_axes: ClassVar = {"weight": "h w i o -> o", "gain": "o ->", "bias": "o ->"}
 
     weight: Float[Array, "kh kw i_per_group o"]
     gain: Float[Array, " o"]
@@ -89,7 +89,7 @@ class WSConv2d(eqx.Module):
 class Conv2d(eqx.Module):
     """2D convolution, without a bias: a normalisation follows it."""
 
-    unit_axes: ClassVar = {"weight": (-1,)}
+    unit_axes: ClassVar = {"weight": "h w i o -> o"}
 
     weight: Float[Array, "kh kw i_per_group o"]
     stride: int = eqx.field(static=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 class Linear(eqx.Module):
     """`x @ weight + bias`, with `weight` laid out `IO` as every nfx kernel has outputs last."""
 
-    unit_axes: ClassVar = {"weight": (-1,), "bias": ()}
+    unit_axes: ClassVar = {"weight": "i o -> o", "bias": "o ->"}
 
     weight: Float[Array, "i o"]
     bias: Float[Array, " o"]

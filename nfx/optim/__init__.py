@@ -2,10 +2,17 @@
 
 from nfx.optim._agc import (
     adaptive_grad_clip as adaptive_grad_clip,
+    AGC_PRESETS as AGC_PRESETS,
     clip_unitwise as clip_unitwise,
-    ClipCount as ClipCount,
-    count_clipped as count_clipped,
+    clipped_leaves as clipped_leaves,
+    ClipState as ClipState,
+    NonFinite as NonFinite,
     unitwise_norm as unitwise_norm,
+)
+from nfx.optim._describe import (
+    describe as describe,
+    Description as Description,
+    LeafTreatment as LeafTreatment,
 )
 from nfx.optim._ema import (
     ema_decay as ema_decay,
@@ -19,8 +26,10 @@ from nfx.optim._nfnet_sgd import (
     OFFICIAL_GROUPS as OFFICIAL_GROUPS,
     ParameterGroups as ParameterGroups,
 )
+from nfx.optim._sam import sharpness_aware as sharpness_aware
 from nfx.optim._schedules import (
     scaled_learning_rate as scaled_learning_rate,
     warmup_cosine as warmup_cosine,
     warmup_exponential as warmup_exponential,
 )
+from nfx.optim._telemetry import clip_telemetry as clip_telemetry, ClipTelemetry as ClipTelemetry

@@ -1,28 +1,61 @@
 """Adaptive gradient clipping (AGC)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools as ft
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, get_args, Literal, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from nfx._layout import Units
 from nfx._tree import mask_by_path
-from nfx._units import unit_axes, Units
+from nfx._units import LeafUnits, list_units, tensor_axes, unit_axes
 
+
+# Axes for each leaf: said, worked out from the parameters, or by default those of the modules.
+UnitsArgument = PyTree[Units] | Callable[[PyTree], PyTree[Units]] | None
+
+NonFinite = Literal["propagate", "zero_unit", "zero_step"]
+
+# The implementations in use, as arguments of `adaptive_grad_clip`. They differ in what a unit is
+# and in what they leave alone: see `docs/agc.md`.
+AGC_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    # The paper: gains and biases are one unit each; the classifier's weight is left alone.
+    "deepmind": {"clipping": 0.01, "eps": 1e-3, "units": unit_axes, "exclude": ("head/weight",)},
+    # timm, `adaptive_clip_grad`: gains, of shape (O, 1, 1, 1) there, are clipped one by one.
+    "timm": {
+        "clipping": 0.01,
+        "eps": 1e-3,
+        "units": ft.partial(unit_axes, overrides={"gain": "o -> o"}),
+        "exclude": ("head/weight", "head/bias"),
+    },
+    # DreamerV3: each tensor is one unit.
+    "tensor": {"clipping": 0.3, "eps": 1e-3, "units": tensor_axes, "exclude": ()},
+})  # fmt: skip
 
 # The official code divides by the norm of the gradient, no smaller than this.
 _NORM_FLOOR = 1e-6
 
 
-def unitwise_norm(x: Float[Array, "*shape"], units: Units) -> Float[Array, "*units"]:
-    """Computes the L2 norm of each unit of `x`, in float32 or wider.
+def unitwise_norm(
+    x: Float[Array, "*shape"], units: Units, *, exponent: int = 0
+) -> Float[Array, "*units"]:
+    """Computes the L2 norm of each unit of `2**exponent * x`, in float32 or wider.
+
+    Squares of float32 are of use between about 1e-19 and 1e19; the exponent moves that range. A
+    power of two changes no digit, so within the range the norm is `2**exponent` times that of
+    `x`, bit for bit.
 
     Args:
         x: A parameter or its gradient.
         units: Axes that index units; the norm reduces all others. `()` makes the whole of
             `x` one unit.
+        exponent: Of the factor.
 
     Returns:
         The norms, with axes of size one kept so that they broadcast against `x`.
@@ -30,6 +63,9 @@ def unitwise_norm(x: Float[Array, "*shape"], units: Units) -> Float[Array, "*uni
     x = x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
     kept = {axis % x.ndim for axis in units}
     reduced = tuple(axis for axis in range(x.ndim) if axis not in kept)
+    if exponent:
+        # Behind a barrier, or XLA computes x * x first, which overflows, and then the factor.
+        x = x * jax.lax.optimization_barrier(jnp.asarray(2.0**exponent, x.dtype))
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=reduced, keepdims=True))
 
 
@@ -43,7 +79,8 @@ def clip_unitwise(
 ) -> Float[Array, "*shape"]:
     """Shrinks each unit of `gradient` to norm at most `clipping * max(|parameter|, eps)`.
 
-    Units within the bound come back bitwise unchanged; directions never change.
+    Units within the bound come back bitwise unchanged; directions never change. A unit with NaN
+    or infinity in it keeps what is not finite, as NaN.
 
     Args:
         gradient: Gradient of `parameter`.
@@ -56,100 +93,130 @@ def clip_unitwise(
     References:
         Brock et al. (2021), arXiv:2102.06171, equation 3; official code, `optim.SGD_AGC`.
     """
-    norm, bound = _norm_and_bound(gradient, parameter, units, clipping, eps)
-    scale = (bound / jnp.maximum(norm, _NORM_FLOOR)).astype(gradient.dtype)
+    bound, norm = bound_and_norm(gradient, parameter, units, clipping, eps)
+    return _shrink(gradient, bound, norm)
+
+
+def bound_and_norm(
+    gradient: Array, parameter: Array, units: Units, clipping: float, eps: float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Returns the largest norm of each unit, and its norm, in a common multiple of both.
+
+    The multiple is the power of two that moves the range in which squares are of use up as far
+    as `clipping * eps` allows: below it no norm matters. With the paper's values the largest
+    entry is about 5e27 over the square root of the size of a unit.
+    """
+    exponent = -math.floor(45 + math.log2(clipping * eps))
+    floor = eps * 2.0**exponent
+    bound = clipping * jnp.maximum(unitwise_norm(parameter, units, exponent=exponent), floor)
+    norm = unitwise_norm(gradient, units, exponent=exponent)
+    return bound, jnp.maximum(norm, _NORM_FLOOR * 2.0**exponent)
+
+
+def _shrink(gradient: Array, bound: Array, norm: Array) -> Array:
+    scale = bound / norm
     # A select and a product, not `lax.select` on masks of another sharding: this form works
     # on arrays sharded over any axis.
-    return jnp.where(norm > bound, gradient * scale, gradient)
+    return jnp.where(scale < 1, (gradient * scale).astype(gradient.dtype), gradient)
 
 
-class ClipCount(NamedTuple):
-    """How many units AGC clips.
+class ClipState(eqx.Module):
+    """State of `adaptive_grad_clip`: no array, but what it does, for `nfx.optim.describe`.
 
     Attributes:
-        clipped: Units over the bound.
-        total: Units looked at.
+        leaves: The leaves that are clipped, and their units.
     """
 
-    clipped: Float[Array, ""]
-    total: int
-
-    @property
-    def share(self) -> Float[Array, ""]:
-        """Clipped units over all; zero if there are none."""
-        return self.clipped / max(self.total, 1)
+    leaves: tuple[LeafUnits, ...] = eqx.field(static=True)
 
 
-def count_clipped(
-    gradients: PyTree,
-    parameters: PyTree,
-    *,
+def clipped_leaves(opt_state: optax.OptState) -> tuple[LeafUnits, ...]:
+    """Returns what `adaptive_grad_clip` clips, from the state of a chain with it."""
+    is_clip = lambda node: isinstance(node, ClipState)
+    states = filter(is_clip, jax.tree.leaves(opt_state, is_leaf=is_clip))
+    return tuple(leaf for state in states for leaf in state.leaves)
+
+
+class ClipRule(NamedTuple):
+    """What is clipped and how: the checked arguments of `adaptive_grad_clip`."""
+
+    clipping: float
+    eps: float
+    units: UnitsArgument
+    exclude: tuple[str, ...]
+    nonfinite: NonFinite
+
+    def axes(self, params: PyTree) -> PyTree[Units]:
+        """Returns the axes that index the units of each leaf, excluded or not."""
+        if self.units is None:
+            return unit_axes(params)
+        if callable(self.units):
+            return self.units(params)
+        return _broadcast_units(self.units, params)
+
+    def clipped_leaves(self, params: PyTree) -> list[LeafUnits | None]:
+        """Lists the units of each leaf, or None where it is left alone."""
+        excluded = jax.tree.leaves(mask_by_path(params, self.exclude))
+        leaves = list_units(params, self.axes(params))
+        return [None if out else leaf for leaf, out in zip(leaves, excluded, strict=True)]
+
+
+def clip_rule(
     clipping: float,
     eps: float = 1e-3,
-    units: PyTree[Units] | None = None,
+    *,
+    units: UnitsArgument = None,
     exclude: Sequence[str] = (),
-) -> ClipCount:
-    """Counts the units of `gradients` that `adaptive_grad_clip` would clip.
-
-    Under `jit`, beside the transform, it costs next to nothing: the norms are shared.
-
-    Args:
-        gradients: Gradients before clipping.
-        parameters: Their parameters.
-        clipping: As the transform's; so are `eps`, `units` and `exclude`.
-        eps: See `clip_unitwise`.
-        units: See `adaptive_grad_clip`.
-        exclude: See `adaptive_grad_clip`.
-    """
-
-    def over(gradient: Array, parameter: Array, excluded: bool, units: Units) -> Bool[Array, "..."]:
-        if excluded:
-            return jnp.zeros(0, bool)
-        norm, bound = _norm_and_bound(gradient, parameter, units, clipping, eps)
-        return norm > bound
-
-    units = unit_axes(parameters) if units is None else units
-    masks = jax.tree.leaves(
-        jax.tree.map(over, gradients, parameters, mask_by_path(gradients, exclude), units)
-    )
-    clipped = sum((jnp.sum(mask, dtype=jnp.float32) for mask in masks), start=jnp.zeros(()))
-    return ClipCount(clipped, sum(mask.size for mask in masks))
+    nonfinite: NonFinite = "propagate",
+) -> ClipRule:
+    """Checks the arguments of `adaptive_grad_clip`, and raises as it does."""
+    if clipping <= 0 or eps <= 0:
+        raise ValueError(
+            f"adaptive_grad_clip needs clipping > 0 and eps > 0, got clipping={clipping}, "
+            f"eps={eps}. To do without clipping, leave it out of the chain."
+        )
+    if nonfinite not in get_args(NonFinite):
+        raise ValueError(f"nonfinite={nonfinite!r} must be one of {get_args(NonFinite)}.")
+    if isinstance(exclude, str):
+        raise ValueError(f"exclude={exclude!r} must be a sequence of patterns: ({exclude!r},).")
+    return ClipRule(clipping, eps, units, tuple(exclude), nonfinite)
 
 
 def adaptive_grad_clip(
     clipping: float,
     eps: float = 1e-3,
     *,
-    units: PyTree[Units] | None = None,
+    units: UnitsArgument = None,
     exclude: Sequence[str] = (),
+    nonfinite: NonFinite = "propagate",
 ) -> optax.GradientTransformation:
     """AGC as a stateless optax transform over any pytree of parameters.
 
-    Put it first in the chain: it bounds the gradient, not the update.
+    Put it first in the chain: it bounds the gradient, not the update. Before an optimizer that
+    divides the scale of the gradient out, as Adam, it means little: see `describe`.
 
     Args:
-        clipping: See `clip_unitwise`. The paper has 0.01 at batch size 4096, and larger
-            values at smaller ones: 0.16 at 256 in its figure 2.
+        clipping: See `clip_unitwise`. The smaller the batch, the larger it can be: the paper
+            has 0.01 at batch size 4096, and up to 0.16 at 256 in its figure 2.
         eps: See `clip_unitwise`.
-        units: For each leaf, the axes that index its units: a pytree of tuples, or a prefix
-            of one. By default what the modules declare: see `nfx.unit_axes`.
+        units: For each leaf, the axes that index its units: a pytree of tuples, a prefix of one,
+            or a function from the parameters to one. By default what the modules declare:
+            `nfx.unit_axes`.
         exclude: Patterns of leaf paths that are left alone; the paper's is
             `("head/weight",)`, the classifier's.
+        nonfinite: What becomes of a unit whose gradient has NaN or infinity in it. It is
+            propagated, zeroed, or zeroes the whole step; count such units with
+            `clip_telemetry`. Zeros still let weights decay and momentum move them: to leave
+            everything as it is, propagate, and wrap the chain in `optax.apply_if_finite`.
 
     Raises:
-        ValueError: If `clipping` or `eps` is not positive; on update, if `params` is missing
-            or an array's units are declared nowhere.
+        ValueError: If `clipping` or `eps` is not positive; on init or update, if `params` is
+            missing or an array's units are declared nowhere.
     """
-    if clipping <= 0 or eps <= 0:
-        raise ValueError(
-            f"adaptive_grad_clip needs clipping > 0 and eps > 0, got clipping={clipping}, "
-            f"eps={eps}. To do without clipping, leave it out of the chain."
-        )
+    rule = clip_rule(clipping, eps, units=units, exclude=exclude, nonfinite=nonfinite)
 
-    def clip(gradient: Array, parameter: Array, excluded: bool, units: Units) -> Array:
-        if excluded:
-            return gradient
-        return clip_unitwise(gradient, parameter, units, clipping=clipping, eps=eps)
+    def init(params: PyTree) -> Any:
+        return ClipState(tuple(leaf for leaf in rule.clipped_leaves(params) if leaf is not None))
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None
@@ -159,18 +226,38 @@ def adaptive_grad_clip(
                 "adaptive_grad_clip compares gradients with parameters: call "
                 "optimizer.update(gradients, state, params)."
             )
-        axes = unit_axes(params) if units is None else _broadcast_units(units, params)
-        excluded = mask_by_path(updates, exclude)
-        return jax.tree.map(clip, updates, params, excluded, axes), state
+        gradients, structure = jax.tree.flatten(updates)
+        clipped = _clip_leaves(rule, gradients, structure.flatten_up_to(params), params)
+        return jax.tree.unflatten(structure, clipped), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)
 
 
-def _norm_and_bound(
-    gradient: Array, parameter: Array, units: Units, clipping: float, eps: float
-) -> tuple[Array, Array]:
-    bound = clipping * jnp.maximum(unitwise_norm(parameter, units), eps)
-    return unitwise_norm(gradient, units), bound
+def _clip_leaves(
+    rule: ClipRule, gradients: list[Array], parameters: list[Array], params: PyTree
+) -> list[Array]:
+    clipped, finite = [], []
+    for gradient, parameter, leaf in zip(
+        gradients, parameters, rule.clipped_leaves(params), strict=True
+    ):
+        if leaf is None:
+            clipped.append(gradient)
+            finite.append(jnp.isfinite(gradient))
+            continue
+        bound, norm = bound_and_norm(gradient, parameter, leaf.axes, rule.clipping, rule.eps)
+        finite.append(jnp.isfinite(norm))
+        shrunk = _shrink(gradient, bound, norm)
+        clipped.append(
+            _zero_unless(finite[-1], shrunk) if rule.nonfinite == "zero_unit" else shrunk
+        )
+    if rule.nonfinite == "zero_step":
+        whole = ft.reduce(jnp.logical_and, map(jnp.all, finite), jnp.asarray(True))
+        clipped = [_zero_unless(whole, x) for x in clipped]
+    return clipped
+
+
+def _zero_unless(condition: Bool[Array, "..."], x: Array) -> Array:
+    return jnp.where(condition, x, jnp.zeros((), x.dtype))
 
 
 def _broadcast_units(units: PyTree[Units], params: PyTree) -> PyTree[Units]:

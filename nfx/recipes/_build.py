@@ -11,7 +11,14 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from nfx.augment import Augmentation
 from nfx.data import load_folder, load_sample, Splits
 from nfx.models import create_model, model_variant
-from nfx.optim import count_clipped, nfnet_sgd, OFFICIAL_GROUPS, scaled_learning_rate, warmup_cosine
+from nfx.optim import (
+    clip_telemetry,
+    nfnet_sgd,
+    OFFICIAL_GROUPS,
+    scaled_learning_rate,
+    sharpness_aware,
+    warmup_cosine,
+)
 from nfx.recipes._recipe import Recipe
 from nfx.train import Metrics, Preprocessing
 
@@ -32,7 +39,7 @@ class Parts(NamedTuple):
         build_model: Creates the model.
         optimizer: AGC, SGD and the parameters' average, as one chain.
         preprocessing: Normalisation and augmentation.
-        observe: Learning rate and share of clipped units, as scalars to log.
+        observe: Learning rate and what clipping does, to log.
         key: The run's key.
     """
 
@@ -80,10 +87,16 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
         scalars = {"learning_rate": jnp.asarray(schedule(step))}
         if recipe.clipping is None:
             return scalars
-        count = count_clipped(
+        telemetry = clip_telemetry(
             gradients, model, clipping=recipe.clipping, exclude=OFFICIAL_GROUPS.unclipped
         )
-        return {**scalars, "clipped_share": count.share}
+        return {
+            **scalars,
+            "clipped_share": telemetry.share,
+            "clipped_share_of_leaf": telemetry.share_of_leaf,
+            "largest_clip_ratio": jnp.max(telemetry.largest_ratio, initial=0),
+            "nonfinite_units": jnp.sum(telemetry.nonfinite),
+        }
 
     optimizer = nfnet_sgd(
         schedule,
@@ -92,6 +105,8 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
         momentum=recipe.momentum,
         ema=recipe.ema,
     )
+    if recipe.sharpness_radius:
+        optimizer = sharpness_aware(optimizer, recipe.sharpness_radius)
     preprocessing = Preprocessing(mean, std, augmentation, recipe.label_smoothing)
     return Parts(splits, build_model, optimizer, preprocessing, observe, run_key)
 

@@ -27,6 +27,8 @@ class Recipe:
         weight_decay: L2 penalty on kernels; gains and biases have none.
         clipping: Adaptive gradient clipping's largest ratio of gradient to parameter norm; None
             for no clipping.
+        sharpness_radius: Radius of sharpness-aware minimization, which doubles the cost of a step;
+            0 for none.
         ema: Decay of the parameters' average, by which the run is judged.
         label_smoothing: Share of a label that is spread over all classes.
         stochastic_depth: Rate at which residual branches are dropped, at the end of the ramp.
@@ -48,6 +50,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clipping: float | None = 0.02
+    sharpness_radius: float = 0.0
     ema: float = 0.995
     label_smoothing: float = 0.1
     stochastic_depth: float = 0.1
@@ -68,7 +71,11 @@ class Recipe:
             f"{name}={getattr(self, name)} must be {range_}"
             for names, range_, holds in (
                 (("steps", "batch_size", "image_size"), "at least 1", lambda x: x >= 1),
-                (("warmup_steps", "weight_decay", "mixup"), "at least 0", lambda x: x >= 0),
+                (
+                    ("warmup_steps", "weight_decay", "mixup", "sharpness_radius"),
+                    "at least 0",
+                    lambda x: x >= 0,
+                ),
                 (("learning_rate", "clipping"), "more than 0", lambda x: x is None or x > 0),
                 (shares, "in [0, 1)", lambda x: 0 <= x < 1),
                 (("seed",), "in [0, 2**32)", lambda x: 0 <= x < 2**32),

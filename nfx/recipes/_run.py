@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from nfx.checkpoint import CheckpointStore, tree_digest
 from nfx.data import Batch, training_batches
+from nfx.optim import clipped_leaves
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._evaluation import evaluate_state, RunEvaluation
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
@@ -33,6 +34,7 @@ from nfx.train import (
     make_evaluation_step,
     make_train_step,
     MetricsLog,
+    plot_clipping,
     run_training,
     RunDirectory,
     TrainState,
@@ -115,6 +117,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         "params_digest": tree_digest(state.model),
     }
     directory.write_result(result)
+    plot_clipping(directory.path, clipped_leaves(state.opt_state))
     display.say(_closing_words(directory, result))
     return directory
 
@@ -137,7 +140,7 @@ class _Observer:
         self._config = config
         self._evaluation_step = make_evaluation_step(parts.preprocessing, mesh)
 
-    def log(self, step: int, metrics: dict[str, float], seconds_per_step: float) -> None:
+    def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
         self._log.write(step, {**metrics, "seconds_per_step": seconds_per_step})
         self.display.update(step, metrics, seconds_per_step)
 

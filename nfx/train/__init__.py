@@ -13,7 +13,8 @@ from nfx.train._losses import (
     one_hot as one_hot,
     smoothed_cross_entropy as smoothed_cross_entropy,
 )
-from nfx.train._metrics import MetricsLog as MetricsLog
+from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
+from nfx.train._plots import plot_clipping as plot_clipping
 from nfx.train._run_directory import (
     RunDirectory as RunDirectory,
     RunDirectoryError as RunDirectoryError,
@@ -27,6 +28,6 @@ from nfx.train._step import (
     make_train_step as make_train_step,
     Metrics as Metrics,
     Preprocessing as Preprocessing,
-    StepScalars as StepScalars,
+    StepMetrics as StepMetrics,
     TrainState as TrainState,
 )

@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -58,7 +59,7 @@ class Display:
         yield
         self.say(f"  done in {time.monotonic() - began:.1f} s")
 
-    def update(self, step: int, metrics: dict[str, float], seconds_per_step: float) -> None:
+    def update(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
         """Shows the state of training at a step."""
         shown = [f"{self._batch_size / seconds_per_step:.0f} images/s"]
         shown += [

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -45,8 +46,11 @@ class Cadence:
 class Observer(Protocol):
     """What is done with the state as training goes."""
 
-    def log(self, step: int, metrics: dict[str, float], seconds_per_step: float) -> None:
-        """Takes the metrics since the last call: their means, and the loss of this step."""
+    def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
+        """Takes the metrics since the last call: their means, and the loss of this step.
+
+        Scalars are floats, vectors lists of them.
+        """
         ...
 
     def evaluate(self, step: int, state: TrainState) -> object:
@@ -142,20 +146,20 @@ def run_evaluation(
     return Evaluation(correct / examples, loss / examples, int(examples))
 
 
-def _average(last: int, metrics: list[Metrics]) -> dict[str, float]:
+def _average(last: int, metrics: list[Metrics]) -> dict[str, Any]:
     """Averages the metrics of steps that end with `last`; all losses must be finite."""
-    records = [
-        {name: float(value) for name, value in record.items()} for record in jax.device_get(metrics)
-    ]
+    records = jax.device_get(metrics)
     for number, record in enumerate(records, start=last - len(records) + 1):
         if not (math.isfinite(record["loss"]) and math.isfinite(record["gradient_norm"])):
-            values = ", ".join(f"{name} {value:.4g}" for name, value in record.items())
+            scalars = {name: value for name, value in record.items() if value.ndim == 0}
+            values = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
             raise TrainingError(
                 f"Training diverged: at step {number} the metrics were {values}, and were expected "
                 "to be finite. Nothing was saved since the last checkpoint. Lower the learning "
                 "rate, clip harder or warm up for longer, and start again."
             )
     means = {
-        name: math.fsum(record[name] for record in records) / len(records) for name in records[0]
+        name: np.mean([record[name] for record in records], axis=0, dtype=np.float64).tolist()
+        for name in records[0]
     }
-    return {**means, "last_loss": records[-1]["loss"]}
+    return {**means, "last_loss": float(records[-1]["loss"])}

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,13 +12,13 @@ from nfx.train._run_directory import write_text
 
 
 class MetricsLog:
-    """Writes records of scalars to `metrics.jsonl`, and to TensorBoard where tensorboardX is.
+    """Writes records to `metrics.jsonl`, and their scalars to TensorBoard if it is installed.
 
     Opened at a step, it forgets what an interrupted run wrote beyond it: the file reads as if
     nothing had been interrupted. Use it as a context manager.
 
     Attributes:
-        latest: The latest value of each scalar.
+        latest: The latest value of each metric.
     """
 
     def __init__(self, directory: str | Path, *, step: int):
@@ -52,17 +53,28 @@ class MetricsLog:
         if self._board is not None:
             self._board.close()
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends one record."""
-        self.latest.update(scalars)
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    def write(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
+        """Appends one record: of scalars, and of vectors to four digits."""
+        self.latest.update(metrics)
+        record = {name: _shortened(value) for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **record}) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
+            for name, value in metrics.items():
+                if not isinstance(value, list):
+                    self._board.add_scalar(name, value, step)
 
 
-def _records_up_to(path: Path, step: int) -> list[dict[str, Any]]:
+def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
+    """Returns the records of a run directory's `metrics.jsonl`, in order."""
+    return _records_up_to(Path(directory) / "metrics.jsonl", math.inf)
+
+
+def _shortened(value: float | list[float]) -> float | list[float]:
+    return [float(f"{x:.4g}") for x in value] if isinstance(value, list) else value
+
+
+def _records_up_to(path: Path, step: float) -> list[dict[str, Any]]:
     """The records of steps up to `step`; a line that was cut off belongs to a later one."""
     if not path.exists():
         return []

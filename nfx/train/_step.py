@@ -74,11 +74,11 @@ class EvaluationCounts(NamedTuple):
     examples: Float[Array, ""]
 
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, "..."]]
 
 
-# Reads scalars to log off a step: (gradients, model, step) -> scalars by name.
-StepScalars = Callable[[PyTree, PyTree, Int[Array, ""]], Metrics]
+# Reads what to log off a step: (gradients, model, step) -> scalars and vectors by name.
+StepMetrics = Callable[[PyTree, PyTree, Int[Array, ""]], Metrics]
 
 
 def create_state(
@@ -116,7 +116,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     preprocessing: Preprocessing,
     mesh: Mesh,
-    observe: StepScalars = lambda gradients, model, step: {},
+    observe: StepMetrics = lambda gradients, model, step: {},
 ) -> jax.stages.Wrapped:
     """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
 
@@ -124,29 +124,32 @@ def make_train_step(
     it, `state.step` and the example's index in the global batch, on any mesh.
 
     Args:
-        optimizer: An optax chain.
+        optimizer: An optax chain. It may take the gradient elsewhere, on the same examples with
+            the same randomness: see `nfx.optim.sharpness_aware`.
         preprocessing: Normalisation, augmentation and smoothing.
         mesh: The devices; the batch is split over them and the state replicated.
-        observe: Scalars to log beside `loss` and `gradient_norm`.
+        observe: What to log beside `loss` and `gradient_norm`.
 
     Raises:
         ValueError: If the mesh has axes over which a state would have to be split.
     """
     check_data_parallel(mesh)
-    loss_fn = _sharded_loss(preprocessing, mesh)
+    optimizer = optax.with_extra_args_support(optimizer)
+    differentiate = jax.value_and_grad(_sharded_loss(preprocessing, mesh), has_aux=True)
 
     def train_step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[TrainState, Metrics]:
-        (loss, statistics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.model, state.statistics, batch, key, state.step
-        )
+        at = lambda model: differentiate(model, state.statistics, batch, key, state.step)
+        (loss, statistics), gradients = at(state.model)
         metrics = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
             **observe(gradients, state.model, state.step),
         }
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.model)
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.model, grad_fn=lambda model, _: at(model)[1]
+        )
         model = optax.apply_updates(state.model, updates)
         return TrainState(state.step + 1, model, opt_state, statistics), metrics
 

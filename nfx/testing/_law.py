@@ -1,0 +1,104 @@
+"""Laws: statements about a user's function, which Hypothesis tries to refute."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+import hypothesis
+import numpy as np
+from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis.strategies import SearchStrategy
+
+from nfx._names import did_you_mean
+
+
+Subject = TypeVar("Subject")
+
+
+class LawViolation(AssertionError):  # noqa: N818 - what a law does not hold for is no error
+    """A law that does not hold: which, where, by how much, and the smallest counterexample."""
+
+
+# Whatever it takes: a law is not to fail for being slow.
+_HEALTH_CHECKS: Any = tuple(hypothesis.HealthCheck)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Law(Generic[Subject]):
+    """A statement that holds for every case, or is refuted by one.
+
+    Attributes:
+        statement: What holds, in a sentence.
+        cases: What to try it on: a strategy, made for the subject.
+        holds: Raises a `LawViolation` if it does not hold for a subject and a case.
+        applies: Whether the law says anything about a subject.
+        examples: The most cases to try, where fewer than usual will do.
+    """
+
+    statement: str
+    cases: Callable[[Subject], SearchStrategy[Any]]
+    holds: Callable[[Subject, Any], None]
+    applies: Callable[[Subject], bool] = lambda subject: True
+    examples: int | None = None
+
+    def check(self, subject: Subject, *, name: str = "", examples: int = 200) -> None:
+        """Looks for a counterexample, always the same ones in the same order.
+
+        Args:
+            subject: What the law is about.
+            name: What to call the law in the error.
+            examples: How many cases to try.
+
+        Raises:
+            LawViolation: With the smallest counterexample that was found.
+        """
+
+        @hypothesis.settings(
+            max_examples=min(examples, self.examples or examples),
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+            suppress_health_check=_HEALTH_CHECKS,
+        )
+        @hypothesis.given(self.cases(subject))
+        def run(case: Any) -> None:
+            try:
+                self.holds(subject, case)
+            except (LawViolation, UnsatisfiedAssumption):
+                raise
+            except Exception as error:
+                raise LawViolation(f"It raises {type(error).__name__}: {error}") from error
+
+        try:
+            run()
+        except LawViolation as violation:
+            raise LawViolation(f"Law {name!r}: {self.statement}\n{violation}") from None
+
+
+def check_laws(
+    laws: Mapping[str, Law[Subject]],
+    subject: Subject,
+    chosen: Iterable[str] | None,
+    examples: int,
+) -> tuple[str, ...]:
+    """Checks laws one by one, and returns the names of those that apply.
+
+    Raises:
+        LawViolation: If one does not hold.
+        ValueError: If there is no law of a chosen name.
+    """
+    names = tuple(laws if chosen is None else chosen)
+    for name in names:
+        if name not in laws:
+            raise ValueError(f"Unknown law {name!r}. {did_you_mean(name, laws)}")
+    applying = tuple(name for name in names if laws[name].applies(subject))
+    for name in applying:
+        laws[name].check(subject, name=name, examples=examples)
+    return applying
+
+
+def expect(condition: Any, message: Callable[[], str]) -> None:
+    """Raises a `LawViolation` unless `condition` holds everywhere."""
+    if not np.all(condition):
+        raise LawViolation(message())

@@ -1,0 +1,58 @@
+"""Pictures of a run, where matplotlib is installed."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nfx._units import LeafUnits
+from nfx.train._metrics import read_metrics
+
+
+def plot_clipping(directory: str | Path, leaves: Sequence[LeafUnits]) -> Path | None:
+    """Draws what adaptive gradient clipping did in a run, into its `clipping.png`.
+
+    Above: the share of all units that were clipped, and the largest ratio of gradient norm to
+    parameter norm. Below: the share of each leaf's units that were clipped, in the order of the
+    network, from the stem at the top to the classifier.
+
+    Args:
+        directory: The run directory; its `metrics.jsonl` is read.
+        leaves: What is clipped: see `nfx.optim.clipped_leaves`.
+
+    Returns:
+        The picture's path; None if nothing was clipped or matplotlib is not installed.
+    """
+    records = [record for record in read_metrics(directory) if "clipped_share_of_leaf" in record]
+    if not records or not importlib.util.find_spec("matplotlib"):
+        return None
+    path = Path(directory) / "clipping.png"
+    _draw(records, leaves).savefig(path)
+    return path
+
+
+def _draw(records: Sequence[dict[str, Any]], leaves: Sequence[LeafUnits]) -> Any:
+    from matplotlib.figure import Figure  # an extra, and slow to import
+
+    steps = [record["step"] for record in records]
+    figure = Figure(figsize=(10, 8), layout="constrained", dpi=120)
+    above, below = figure.subplots(2, sharex=True, height_ratios=(1, 3))
+    above.plot(steps, [record["clipped_share"] for record in records], color="C0")
+    above.set(ylabel="share of units clipped", ylim=(0, None))
+    above.yaxis.label.set_color("C0")
+    ratio = above.twinx()
+    ratio.plot(steps, [record["largest_clip_ratio"] for record in records], color="C1", lw=0.8)
+    ratio.set(ylabel="largest |g| / |w|", yscale="log")
+    ratio.yaxis.label.set_color("C1")
+    shares = np.asarray([record["clipped_share_of_leaf"] for record in records]).T
+    image = below.pcolormesh(
+        steps, np.arange(len(leaves)), shares, vmin=0, vmax=1, cmap="magma", shading="nearest"
+    )
+    ticks = np.unique(np.linspace(0, len(leaves) - 1, min(len(leaves), 30)).astype(int))
+    below.set_yticks(ticks, [leaves[index].path for index in ticks], fontsize=7)
+    below.invert_yaxis()
+    below.set(xlabel="step")
+    figure.colorbar(image, ax=below, label="share of the leaf's units clipped")
+    return figure
