@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         optim as optim,
         recipes as recipes,
         sharding as sharding,
+        testing as testing,
         train as train,
         weights as weights,
     )
@@ -33,7 +34,7 @@ __version__ = _version("nfx")
 
 _PACKAGES = frozenset({
     "analysis", "augment", "checkpoint", "data", "graph", "models", "nn", "optim", "recipes",
-    "sharding", "train", "weights",
+    "sharding", "testing", "train", "weights",
 })  # fmt: skip
 _NAMES = {
     "create_model": "nfx.models",

@@ -1,9 +1,9 @@
 import os
 
 
-# Before JAX starts: four virtual devices, for meshes without accelerators; and no time spent on
+# Before JAX starts: eight virtual devices, for meshes without accelerators; and no time spent on
 # optimising programs that are compiled to run once (convolutions are library calls either way).
-_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 import hypothesis  # noqa: E402

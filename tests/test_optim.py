@@ -142,7 +142,7 @@ def check_norms(golden, index, **trees):
 
 def check_clipped_share(golden, index, gradients, model, hyper):
     shares = dict(zip(golden["param_names"], golden["clipped_unit_fraction"][index], strict=True))
-    count = ft.partial(optim.count_clipped, clipping=hyper["clipping"], eps=hyper["eps"])
+    count = ft.partial(optim.clip_telemetry, clipping=hyper["clipping"], eps=hyper["eps"])
     block = lambda tree: tree.stages[1].blocks[0].conv1
     prefix = "NFNet/~/nf_block_1/~/conv1"
     for leaf, name in (("weight", "w"), ("gain", "gain")):

@@ -105,8 +105,8 @@ def test_a_mesh_that_would_split_the_state_is_refused():
     [
         ({"batch": 4}, "axes among data, fsdp, model; got {'batch': 4}"),
         ({}, "axes among"),
-        ({"data": 3}, "needs 3 devices, and there are 4 (cpu)"),
-        ({"data": -4, "fsdp": -1}, "Sizes must be positive"),
+        ({"data": 3}, "needs 3 devices, and there are 8 (cpu)"),
+        ({"data": -8, "fsdp": -1}, "Sizes must be positive"),
     ],
 )
 def test_meshes_that_do_not_fit_the_devices_are_refused(shape, message):

@@ -117,7 +117,8 @@ def _shrink(gradient: Array, bound: Array, norm: Array) -> Array:
     scale = bound / norm
     # A select and a product, not `lax.select` on masks of another sharding: this form works
     # on arrays sharded over any axis.
-    return jnp.where(scale < 1, (gradient * scale).astype(gradient.dtype), gradient)
+    shrunk = (gradient.astype(scale.dtype) * scale).astype(gradient.dtype)
+    return jnp.where(scale < 1, shrunk, gradient)
 
 
 class ClipState(eqx.Module):

@@ -89,9 +89,9 @@ class ClippingSubject:
 class _Scale(eqx.Module):
     """A scalar, as the skip gain of a residual branch."""
 
-    unit_axes: ClassVar = {"gain": "->"}
+    unit_axes: ClassVar = {"skip_gain": "->"}
 
-    gain: Array
+    skip_gain: Array
 
 
 def example_tree() -> PyTree:

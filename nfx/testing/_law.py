@@ -41,13 +41,16 @@ class Law(Generic[Subject]):
     applies: Callable[[Subject], bool] = lambda subject: True
     examples: int | None = None
 
-    def check(self, subject: Subject, *, name: str = "", examples: int = 200) -> None:
+    def check(
+        self, subject: Subject, *, name: str = "", examples: int = 200, shrink: bool = True
+    ) -> None:
         """Looks for a counterexample, always the same ones in the same order.
 
         Args:
             subject: What the law is about.
             name: What to call the law in the error.
             examples: How many cases to try.
+            shrink: Whether to look for the smallest counterexample, which takes longer.
 
         Raises:
             LawViolation: With the smallest counterexample that was found.
@@ -58,7 +61,7 @@ class Law(Generic[Subject]):
             deadline=None,
             derandomize=True,
             database=None,
-            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+            phases=[hypothesis.Phase.generate] + [hypothesis.Phase.shrink] * shrink,
             suppress_health_check=_HEALTH_CHECKS,
         )
         @hypothesis.given(self.cases(subject))

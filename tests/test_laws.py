@@ -1,0 +1,116 @@
+"""The laws hold for nfx, and every planted bug breaks one.
+
+The table of bugs and laws in `docs/laws.md` is made here: `python -m tests.test_laws`.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import nfx
+from nfx.testing import (
+    check_clipping,
+    check_standardization,
+    CLIPPING_LAWS,
+    LawViolation,
+    STANDARDIZATION_LAWS,
+)
+from nfx.testing._clipping_subject import clipping_subject
+from nfx.testing._standardization import StandardizationSubject
+from tests import planted
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "laws.md"
+
+# Cases that are tried on a bug; the law of sharding compiles much for each.
+EXAMPLES = 100
+SHARDING_BUGS = ("optax.adaptive_grad_clip",)
+
+
+@pytest.mark.parametrize("law", CLIPPING_LAWS)
+def test_clipping_is_lawful(law):
+    assert check_clipping(nfx.optim.adaptive_grad_clip, laws=[law]) == (law,)
+
+
+@pytest.mark.parametrize("law", STANDARDIZATION_LAWS)
+@pytest.mark.parametrize("rule", ["official", "timm"])
+def test_standardization_is_lawful(law, rule):
+    check_standardization(nfx.nn.STANDARDIZATIONS[rule], rule=rule, laws=[law])
+
+
+@pytest.mark.parametrize("bug", planted.OTHERS)
+def test_other_laws_hold_and_catch(bug):
+    _, law, right, wrong = planted.OTHERS[bug]
+    if law is planted.ledger:
+        right, wrong = right(), wrong()
+    law(right)
+    with pytest.raises(LawViolation):
+        law(wrong)
+
+
+def broken(laws, subject, *, but=()):
+    """The laws that do not hold for a subject."""
+    found = set()
+    for name, law in laws.items():
+        try:
+            if name not in but:
+                law.check(subject, examples=EXAMPLES, shrink=False)
+        except LawViolation:
+            found.add(name)
+    return found
+
+
+def broken_clipping_laws(bug):
+    subject = clipping_subject(planted.CLIPPERS[bug], clipping=0.01, eps=1e-3)
+    return broken(CLIPPING_LAWS, subject, but=() if bug in SHARDING_BUGS else ("sharding",))
+
+
+def broken_standardization_laws(bug):
+    subject = StandardizationSubject(jax.jit(planted.STANDARDIZATIONS[bug]), "official")
+    return broken(STANDARDIZATION_LAWS, subject)
+
+
+def table(laws, found):
+    """A table in Markdown: a row a bug, a column a law."""
+    lines = ["| bug | " + " | ".join(laws) + " |", "|---|" + ":-:|" * len(laws)]
+    for bug, caught in found.items():
+        cells = ["x" if law in caught else "" for law in laws]
+        lines.append(f"| {bug} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def clipping_bugs():
+    return {bug: broken_clipping_laws(bug) for bug in planted.CLIPPERS}
+
+
+@pytest.fixture(scope="module")
+def standardization_bugs():
+    return {bug: broken_standardization_laws(bug) for bug in planted.STANDARDIZATIONS}
+
+
+def check_table(found, laws):
+    assert not [bug for bug, caught in found.items() if not caught]
+    assert set().union(*found.values()) == set(laws)
+    assert table(laws, found) in PAGE.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("clipping_bugs")
+def test_every_clipping_bug_is_caught_and_every_law_catches(clipping_bugs):
+    check_table(clipping_bugs, CLIPPING_LAWS)
+
+
+def test_every_standardization_bug_is_caught_and_every_law_catches(standardization_bugs):
+    check_table(standardization_bugs, STANDARDIZATION_LAWS)
+
+
+if __name__ == "__main__":
+    assert jax.device_count() > 1, "set XLA_FLAGS=--xla_force_host_platform_device_count=8"
+    for check, bugs, laws in (
+        (broken_clipping_laws, planted.CLIPPERS, CLIPPING_LAWS),
+        (broken_standardization_laws, planted.STANDARDIZATIONS, STANDARDIZATION_LAWS),
+    ):
+        sys.stdout.write(table(laws, {bug: check(bug) for bug in bugs}) + "\n\n")
