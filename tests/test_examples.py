@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 import nfx
+from nfx.testing import CLIPPING_LAWS
 from nfx.weights import to_timm, write_weights
 
 
@@ -28,3 +29,28 @@ def test_finetune(tmp_path):
     assert accuracy > 25, "a linear classifier on random features beats chance"
     missing = run(script, tmp_path / "none.safetensors")
     assert "neither a file nor the name of weights" in missing.stderr
+
+
+def test_agc_on_your_model():
+    done = run(EXAMPLES / "agc_on_your_model.py", "--steps", "100")
+    assert done.returncode == 0, done.stderr
+    assert "149 units in 9 of 10 leaves are clipped" in done.stdout
+    assert "Law 'bound'" in done.stdout
+    assert float(done.stdout.split()[-1].rstrip("%")) > 60
+
+
+def test_your_own_clipper_is_tested():
+    script = EXAMPLES / "test_your_own_clipper.py"
+    done = run("-m", "pytest", script, "-p", "no:cacheprovider", "--rootdir", script.parent)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(CLIPPING_LAWS)} passed" in done.stdout
+
+
+def test_a_clipper_with_a_bug_fails_with_its_counterexample(tmp_path):
+    source = (EXAMPLES / "test_your_own_clipper.py").read_text()
+    right, wrong = "jnp.maximum(unit_norm(parameter), eps)", "(unit_norm(parameter) + eps)"
+    assert right in source
+    (tmp_path / "test_mine.py").write_text(source.replace(right, wrong))
+    done = run("-m", "pytest", tmp_path / "test_mine.py", "-p", "no:cacheprovider")
+    assert done.returncode == 1
+    assert "Law 'bound': the norm of a unit is at most clipping * max(" in done.stdout

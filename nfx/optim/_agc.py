@@ -198,7 +198,7 @@ def adaptive_grad_clip(
 
     Args:
         clipping: See `clip_unitwise`. The smaller the batch, the larger it can be: the paper
-            has 0.01 at batch size 4096, and up to 0.16 at 256 in its figure 2.
+            trains at batch size 4096 with 0.01, and sweeps both in its figure 2.
         eps: See `clip_unitwise`.
         units: For each leaf, the axes that index its units: a pytree of tuples, a prefix of one,
             or a function from the parameters to one. By default what the modules declare:
