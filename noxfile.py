@@ -61,13 +61,12 @@ def tests(session: nox.Session) -> None:
 def properties(session: nox.Session) -> None:
     """The laws at length: 5,000 examples each."""
     session.install("-e", ".[all]", "--group", "tests")
-    session.run(
-        "pytest", "tests/test_agc.py", "tests/test_standardize.py", "--hypothesis-profile=deep"
-    )
+    session.run("pytest", "tests/test_laws.py", "-k", "lawful", "--law-examples", "5000")
 
 
 @nox.session(default=False, python=PYTHONS[:1])
 def benchmarks(session: nox.Session) -> None:
     """Speed, side by side with the alternatives; ratios are printed."""
     session.install("-e", ".[all]")
-    session.run("python", "benchmarks/convolution.py", *session.posargs)
+    session.run("python", "benchmarks/convolution.py")
+    session.run("python", "benchmarks/agc.py")

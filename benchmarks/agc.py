@@ -54,7 +54,7 @@ def compiled_step(clipping, leaves):
     began = time.process_time()
     step = jax.jit(optimizer.update).lower(leaves, state, leaves).compile()
     seconds = time.process_time() - began
-    instructions = sum(" = " in line for line in step.as_text().splitlines())
+    instructions = sum(" = " in line for line in (step.as_text() or "").splitlines())
     return step, optimizer.init, instructions, seconds
 
 

@@ -6,16 +6,20 @@ import os
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
-import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # mixed precision on purpose only
 
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
-hypothesis.settings.register_profile("deep", deadline=None, max_examples=5_000)
-hypothesis.settings.load_profile("ci")
+
+def pytest_addoption(parser):
+    parser.addoption("--law-examples", type=int, default=200, help="cases to try for each law")
+
+
+@pytest.fixture
+def law_examples(request):
+    return request.config.getoption("--law-examples")
 
 
 @pytest.fixture

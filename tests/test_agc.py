@@ -373,6 +373,12 @@ def test_half_precision_keeps_its_dtype_and_small_scales():
     np.testing.assert_allclose(clipped.astype(jnp.float32), 1e-7, atol=6e-8)
 
 
+@pytest.mark.parametrize("transform", [optax.identity(), optax.set_to_zero()])
+def test_what_does_not_clip_is_no_clipper(transform):
+    with pytest.raises(LawViolation, match="It does not clip"):
+        check_clipping(transform)
+
+
 def test_laws_are_named():
     with pytest.raises(ValueError, match=r"Unknown law .bounds.\. Did you mean .bound"):
         check_clipping(adaptive_grad_clip(0.01), laws=["bounds"])

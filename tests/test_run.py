@@ -1,5 +1,6 @@
 """Whole runs, as a user starts, stops, resumes and breaks them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from PIL import Image
 
 from nfx.cli import main
-from nfx.recipes import evaluate
+from nfx.optim import clipped_leaves, ema_parameters
+from nfx.recipes import build_parts, evaluate, get_recipe, recipe_from_config
 
 
 # One worker runs them all: they share a finished run.
@@ -84,6 +87,33 @@ def test_metrics_are_written_at_every_step(finished):
     first = records(finished[0])[0]
     assert {"learning_rate", "clipped_share", "gradient_norm", "seconds_per_step"} <= first.keys()
     assert 0 <= first["clipped_share"] <= 1
+    assert first["nonfinite_units"] == 0
+    assert first["largest_clip_ratio"] > 0
+
+
+def test_what_clipping_did_to_each_leaf_is_logged_and_drawn(finished):
+    run_dir, _ = finished
+    parts = build_parts(recipe_from_config(json.loads((run_dir / "config.json").read_text())))
+    state = jax.eval_shape(lambda: parts.optimizer.init(parts.build_model()))
+    leaves = clipped_leaves(state)
+    shares = [record["clipped_share_of_leaf"] for record in records(run_dir) if "loss" in record]
+    assert {len(row) for row in shares} == {len(leaves)}
+    assert all(0 <= share <= 1 for row in shares for share in row)
+    assert (run_dir / "clipping.png").read_bytes().startswith(b"\x89PNG")
+    first = records(run_dir)[0]
+    total = sum(
+        share * leaf.number
+        for share, leaf in zip(first["clipped_share_of_leaf"], leaves, strict=True)
+    )
+    assert total / sum(leaf.number for leaf in leaves) == pytest.approx(
+        first["clipped_share"], rel=1e-3
+    )
+
+
+def test_sharpness_aware_recipes_keep_their_average():
+    parts = build_parts(dataclasses.replace(get_recipe("sample"), sharpness_radius=0.05))
+    state = jax.eval_shape(lambda: parts.optimizer.init(parts.build_model()))
+    assert len(jax.tree.leaves(ema_parameters(state))) == len(clipped_leaves(state)) + 1
 
 
 def test_a_killed_run_resumes_to_the_same_bits(finished):
@@ -166,15 +196,15 @@ def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
         (["--recipe", "folder"], "This recipe needs images: --data DIR"),
         (["--mesh", "data=3"], "needs 3 devices"),
         (["--mesh", "data"], "Cannot read the mesh 'data'"),
-        (["--batch-size", "30"], "batch of 30 examples does not divide over 4 devices"),
+        (["--batch-size", "30"], "batch of 30 examples does not divide over 8 devices"),
         (["--steps", "0", "--clipping", "0"], "steps=0 must be at least 1; clipping=0.0 must be"),
         (["--dropout", "1"], "dropout=1.0 must be in [0, 1)"),
         (["--seed", "-1"], "seed=-1 must be in"),
         (["--log-every", "0"], "at least 1"),
         (["--keep-checkpoints", "0"], "keep_checkpoints=0 must be at least 1"),
-        (["--mesh", "data=2,fsdp=2"], "splits fsdp"),
+        (["--mesh", "data=4,fsdp=2"], "splits fsdp"),
         (["--batch-size", "8000"], "must be at most the 5000 images"),
-        (["--batch-size", "4", "--cutmix"], "must give each of 4 devices an even number"),
+        (["--batch-size", "8", "--cutmix"], "must give each of 8 devices an even number"),
         (["--run-dir", "/dev/null/run"], "Cannot write a run into '/dev/null/run'"),
     ],
 )

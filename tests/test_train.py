@@ -50,7 +50,7 @@ def test_evaluation_is_exact_over_a_ragged_last_batch(batch_size):
     logits = np.asarray(jax.jit(lambda model, x: jax.vmap(model)(x))(model, pixels))
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
-    mesh = make_mesh({"data": 4})
+    mesh = make_mesh({"data": 4}, jax.devices()[:4])
     step = make_evaluation_step(PREPROCESSING, mesh)
     found = run_evaluation(step, model, None, evaluation_batches(source, batch_size), mesh)
     assert found.examples == 10
@@ -89,10 +89,8 @@ def loop(losses, first=0):
     batches = iter([Batch(np.zeros((4, 1)), np.zeros(4))] * len(losses))
     state = TrainState(jnp.asarray(first, jnp.int32), {}, {})
     cadence = Cadence(steps=len(losses), log_every=2, evaluate_every=4, checkpoint_every=3)
-    run_training(
-        counting_step(losses), state, batches, jax.random.key(0), make_mesh({"data": 4}), cadence,
-        recorder,
-    )  # fmt: skip
+    mesh = make_mesh({"data": 4}, jax.devices()[:4])
+    run_training(counting_step(losses), state, batches, jax.random.key(0), mesh, cadence, recorder)
     return recorder
 
 

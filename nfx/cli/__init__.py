@@ -1,6 +1,7 @@
 """The `nfx` command: a table of subcommands, each loaded only when it is called."""
 
 import importlib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -35,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if arguments[0] == "--version":
-        from nfx import __version__
-
-        print(__version__)
+        print(importlib.metadata.version("nfx"))
         return 0
     name, *rest = arguments
     if name not in _COMMANDS:

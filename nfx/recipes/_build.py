@@ -20,7 +20,7 @@ from nfx.optim import (
     warmup_cosine,
 )
 from nfx.recipes._recipe import Recipe
-from nfx.train import Metrics, Preprocessing
+from nfx.train import Metrics, Preprocessing, StepMetrics
 
 
 # Mean and standard deviation of the pixels, by number of channels: of Fashion-MNIST, and of
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
     build_model: Callable[[], PyTree]
     optimizer: optax.GradientTransformation
     preprocessing: Preprocessing
-    observe: Callable[[PyTree, PyTree, Int[Array, ""]], Metrics]
+    observe: StepMetrics
     key: PRNGKeyArray
 
 
@@ -83,6 +83,30 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
             key=init_key,
         )
 
+    return Parts(
+        splits,
+        build_model,
+        _optimizer(recipe, schedule),
+        Preprocessing(mean, std, augmentation, recipe.label_smoothing),
+        _observer(recipe, schedule),
+        run_key,
+    )
+
+
+def _optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:
+    optimizer = nfnet_sgd(
+        schedule,
+        clipping=recipe.clipping,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        ema=recipe.ema,
+    )
+    if recipe.sharpness_radius:
+        optimizer = sharpness_aware(optimizer, recipe.sharpness_radius)
+    return optimizer
+
+
+def _observer(recipe: Recipe, schedule: optax.Schedule) -> StepMetrics:
     def observe(gradients: PyTree, model: PyTree, step: Int[Array, ""]) -> Metrics:
         scalars = {"learning_rate": jnp.asarray(schedule(step))}
         if recipe.clipping is None:
@@ -98,17 +122,7 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
             "nonfinite_units": jnp.sum(telemetry.nonfinite),
         }
 
-    optimizer = nfnet_sgd(
-        schedule,
-        clipping=recipe.clipping,
-        weight_decay=recipe.weight_decay,
-        momentum=recipe.momentum,
-        ema=recipe.ema,
-    )
-    if recipe.sharpness_radius:
-        optimizer = sharpness_aware(optimizer, recipe.sharpness_radius)
-    preprocessing = Preprocessing(mean, std, augmentation, recipe.label_smoothing)
-    return Parts(splits, build_model, optimizer, preprocessing, observe, run_key)
+    return observe
 
 
 def _load(recipe: Recipe) -> Splits:

@@ -148,7 +148,8 @@ def check_clipping(
             is tried on float32, and may be abstract. Small shapes are quick, and show all.
         units: For each leaf, the axes that index its units; by default what the modules declare.
         exclude: Patterns of leaf paths that it is to leave alone.
-        clipping: Its ratio; by default found out on units of a single entry.
+        clipping: Its ratio; by default 0.01 for a function, and else found out on units of a
+            single entry.
         eps: Its floor on the parameter norm; by default found out alike.
         laws: Names of `CLIPPING_LAWS`, by default all. A policy for what is not finite that
             reaches beyond the unit breaks "containment".

@@ -1,5 +1,6 @@
 """What the laws of adaptive gradient clipping check, one function each."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -253,7 +254,8 @@ def check_stacking(subject: ClippingSubject, cases: tuple[ClippingCase, Clipping
 
 
 def check_sharding(subject: ClippingSubject, case: ClippingCase) -> None:
-    # Twice as many of everything, so that every axis can be split.
-    double = lambda x: jnp.asarray(np.tile(x, (jax.device_count(),) * x.ndim))
-    trees = (subject.tree([double(x) for x in xs]) for xs in case)
+    count = jax.device_count()
+    # Repeated until every axis can be split.
+    repeat = lambda x: np.tile(x, [count // math.gcd(size, count) for size in x.shape])
+    trees = (subject.tree([jnp.asarray(repeat(x)) for x in xs]) for xs in case)
     check_sharding_invariant(subject.update, *trees)

@@ -11,11 +11,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from nfx import nn
 from nfx._layout import Units
 from nfx._tree import leaf_path, mask_by_path
 from nfx._units import list_units, unit_axes
-from nfx.testing._arrays import by_unit, spread_over, unit_count
+from nfx.nn import Linear, WSConv2d
+from nfx.testing._arrays import by_unit, spread_over
+from nfx.testing._law import LawViolation
 
 
 Factory = Callable[[float], optax.GradientTransformation]
@@ -105,8 +106,8 @@ def example_tree() -> PyTree:
     return {
         "linear": eqx.nn.Linear(3, 2, use_bias=False, key=key),
         "conv": eqx.nn.Conv2d(2, 4, 2, groups=2, key=key),
-        "ws_conv": nn.WSConv2d(2, 3, 1, key=key),
-        "matrix": nn.Linear(3, 2, key=key),
+        "ws_conv": WSConv2d(2, 3, 1, key=key),
+        "matrix": Linear(3, 2, key=key),
         "embedding": eqx.nn.Embedding(3, 2, key=key),
         "norm": eqx.nn.LayerNorm(3),
         "stack": eqx.filter_vmap(linear)(jax.random.split(key, 2)),
@@ -137,7 +138,8 @@ def clipping_subject(
     if isinstance(clipper, optax.GradientTransformation):
         transform, harder = clipper, None
     else:
-        transform, harder = (clipper(share * (clipping or 0.01)) for share in (1, 0.25))
+        clipping = 0.01 if clipping is None else clipping
+        transform, harder = clipper(clipping), clipper(clipping / 4)
     subject = ClippingSubject(
         transform=transform, harder=harder, clipping=1.0, eps=1e-3, structure=structure,
         leaves=leaves, knows_modules=units is None, _run=_runner(structure),
@@ -187,7 +189,7 @@ def _measured(
 ) -> ClippingSubject:
     """Finds out what was not said: on units of one entry, where nothing can be confused."""
     ones = [_single_entries(leaf) for leaf in subject.leaves]
-    gradients = [1e6 * x for x in ones]
+    gradients = [np.float32(1e6) * x for x in ones]
 
     def ratio(params: Arrays) -> float:
         clipped = subject.clip(gradients, params)
@@ -199,8 +201,13 @@ def _measured(
         return float(np.median(np.concatenate(norms)))
 
     clipping = ratio(ones) if clipping is None else clipping
+    if not 0 < clipping < 1e5:
+        raise LawViolation(
+            f"It does not clip: gradients 1e6 times as large as their parameters become {clipping} "
+            "times as large, where a small ratio was expected."
+        )
     zeros = [np.zeros_like(x) for x in ones]
-    eps = ratio(zeros) / max(clipping, 1e-30) if eps is None else eps
+    eps = ratio(zeros) / clipping if eps is None else eps
     return dataclasses.replace(subject, clipping=clipping, eps=eps)
 
 
@@ -213,8 +220,3 @@ def _single_entries(leaf: Leaf) -> np.ndarray:
     )
     rows[first] = 1
     return rows
-
-
-def units_of(leaf: Leaf) -> int:
-    """Returns the number of units of a leaf."""
-    return unit_count(leaf.shape, leaf.units)

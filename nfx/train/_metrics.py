@@ -74,7 +74,7 @@ def _shortened(value: float | list[float]) -> float | list[float]:
     return [float(f"{x:.4g}") for x in value] if isinstance(value, list) else value
 
 
-def _records_up_to(path: Path, step: float) -> list[dict[str, Any]]:
+def _records_up_to(path: Path, step: int | float) -> list[dict[str, Any]]:
     """The records of steps up to `step`; a line that was cut off belongs to a later one."""
     if not path.exists():
         return []

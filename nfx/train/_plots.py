@@ -15,8 +15,8 @@ def plot_clipping(directory: str | Path, leaves: Sequence[LeafUnits]) -> Path | 
     """Draws what adaptive gradient clipping did in a run, into its `clipping.png`.
 
     Above: the share of all units that were clipped, and the largest ratio of gradient norm to
-    parameter norm. Below: the share of each leaf's units that were clipped, in the order of the
-    network, from the stem at the top to the classifier.
+    parameter norm. Below: the share of each leaf's units that were clipped, kernels first, then
+    gains and so on, each in the order of the network.
 
     Args:
         directory: The run directory; its `metrics.jsonl` is read.
@@ -44,15 +44,26 @@ def _draw(records: Sequence[dict[str, Any]], leaves: Sequence[LeafUnits]) -> Any
     above.yaxis.label.set_color("C0")
     ratio = above.twinx()
     ratio.plot(steps, [record["largest_clip_ratio"] for record in records], color="C1", lw=0.8)
-    ratio.set(ylabel="largest |g| / |w|", yscale="log")
+    ratio.set(ylabel="largest |g| / max(|w|, eps)", yscale="log")
     ratio.yaxis.label.set_color("C1")
-    shares = np.asarray([record["clipped_share_of_leaf"] for record in records]).T
+
+    kinds = list(dict.fromkeys(_kind(leaf) for leaf in leaves))
+    order = sorted(range(len(leaves)), key=lambda index: kinds.index(_kind(leaves[index])))
+    shares = np.asarray([record["clipped_share_of_leaf"] for record in records]).T[order]
     image = below.pcolormesh(
         steps, np.arange(len(leaves)), shares, vmin=0, vmax=1, cmap="magma", shading="nearest"
     )
+    for row in range(1, len(leaves)):
+        if _kind(leaves[order[row]]) != _kind(leaves[order[row - 1]]):
+            below.axhline(row - 0.5, color="white", lw=2)
     ticks = np.unique(np.linspace(0, len(leaves) - 1, min(len(leaves), 30)).astype(int))
-    below.set_yticks(ticks, [leaves[index].path for index in ticks], fontsize=7)
+    below.set_yticks(ticks, [leaves[order[row]].path for row in ticks], fontsize=7)
     below.invert_yaxis()
     below.set(xlabel="step")
     figure.colorbar(image, ax=below, label="share of the leaf's units clipped")
     return figure
+
+
+def _kind(leaf: LeafUnits) -> str:
+    """What a leaf is called in its module: `"weight"`, `"gain"`."""
+    return leaf.path.rpartition("/")[2]
