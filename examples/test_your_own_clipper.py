@@ -48,4 +48,6 @@ def clip_gradients(clipping, eps=1e-3):
 
 @pytest.mark.parametrize("law", CLIPPING_LAWS)
 def test_my_clipper(law):
-    check_clipping(clip_gradients, like=PARAMS, units=UNITS, eps=1e-3, laws=[law])
+    checked = check_clipping(clip_gradients, like=PARAMS, units=UNITS, eps=1e-3, laws=[law])
+    if not checked:
+        pytest.skip(f"the law of {law} takes modules of Equinox, or several devices")

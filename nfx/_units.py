@@ -7,6 +7,7 @@ and takes a kernel with a single input, `(1, 1, 1, O)` or `(1, O)`, for one unit
 finds `O`; no published model has one.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -42,16 +43,16 @@ def unit_axes(tree: PyTree, overrides: Mapping[str, Units | str] | None = None) 
 
     Args:
         tree: A pytree of modules: parameters, or gradients of the same structure.
-        overrides: Layouts, or axes of the leaf as it is, by path pattern (see
-            `nfx._tree.path_matches`); they are taken before what the modules say. The way to
-            declare plain dictionaries.
+        overrides: Layouts, or axes, by path pattern (see `nfx._tree.path_matches`); they are
+            taken before what the modules say. The way to declare plain dictionaries. Such a
+            layout names all axes, or begins with `...` for any number that index modules.
 
     Returns:
         A pytree with the structure of `tree` whose leaves are tuples of axes.
 
     Raises:
         ValueError: Listing every array that no module and no override declares, or that has
-            fewer axes than declared.
+            other axes than declared.
     """
     found, problems = [], []
     for path, leaf, layout in _declared_leaves(tree, overrides or {}):
@@ -61,7 +62,7 @@ def unit_axes(tree: PyTree, overrides: Mapping[str, Units | str] | None = None) 
             problems.append(f"  {path}  {tuple(leaf.shape)}")
         elif not isinstance(layout, Layout):
             found.append(layout)
-        elif leaf.ndim >= layout.rank:
+        elif layout.fits(leaf.ndim):
             found.append(layout.units(leaf.ndim))
         else:
             problems.append(f"  {path}  {tuple(leaf.shape)} is declared as {layout.text!r}")
@@ -101,22 +102,34 @@ class LeafUnits(NamedTuple):
     number: int
 
 
-def list_units(tree: PyTree, units: PyTree[Units]) -> list[LeafUnits]:
-    """Lists the units of the leaves of `tree`, in order; `units` is as `unit_axes` returns it."""
+def list_units(tree: PyTree, units: PyTree) -> list[LeafUnits]:
+    """Lists the units of the leaves of `tree`, in order; `units` is as `unit_axes` returns it.
+
+    Raises:
+        ValueError: If an entry of `units` is no tuple of axes of its leaf.
+    """
     paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     return [
-        LeafUnits(leaf_path(key_path), axes, _count(leaf, axes))
+        _leaf_units(leaf_path(key_path), leaf, axes)
         for (key_path, leaf), axes in zip(
             paths_and_leaves, structure.flatten_up_to(units), strict=True
         )
     ]
 
 
-def _count(leaf: Any, axes: Units) -> int:
-    count = 1
-    for axis in axes:
-        count *= leaf.shape[axis]
-    return count
+def _leaf_units(path: str, leaf: Any, axes: Any) -> LeafUnits:
+    shape: Any = getattr(leaf, "shape", ())
+    ndim = len(shape)
+    if not (
+        isinstance(axes, tuple)
+        and all(isinstance(axis, int) and -ndim <= axis < ndim for axis in axes)
+        and len({axis % ndim for axis in axes}) == len(axes)
+    ):
+        raise ValueError(
+            f"The units of {path!r}, of shape {shape}, are given as {axes!r}, and must be a tuple "
+            "of its axes, as (-1,) for outputs that come last; () makes it one unit."
+        )
+    return LeafUnits(path, axes, math.prod(shape[axis] for axis in axes))
 
 
 def _declared_leaves(
@@ -125,11 +138,13 @@ def _declared_leaves(
     """Each leaf with its path and what is declared of it: a layout, axes, or nothing."""
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         path = leaf_path(key_path)
-        declared = next(
-            (units for pattern, units in overrides.items() if path_matches(path, pattern)),
-            _declared_by_owner(tree, key_path),
-        )
-        yield path, leaf, parse_layout(declared) if isinstance(declared, str) else declared
+        pattern = next((pattern for pattern in overrides if path_matches(path, pattern)), None)
+        if pattern is None:
+            declared = _declared_by_owner(tree, key_path)
+            yield path, leaf, None if declared is None else parse_layout(declared)
+        else:
+            units = overrides[pattern]
+            yield path, leaf, parse_layout(units) if isinstance(units, str) else units
 
 
 def _declared_by_owner(tree: PyTree, key_path: tuple[Any, ...]) -> str | None:
@@ -138,7 +153,7 @@ def _declared_by_owner(tree: PyTree, key_path: tuple[Any, ...]) -> str | None:
         if isinstance(key, jax.tree_util.GetAttrKey):
             declaration = _declaration(node)
             if key.name in declaration:
-                return declaration[key.name]
+                return f"... {declaration[key.name]}"
         node = _child(node, key)
     return None
 
@@ -154,13 +169,16 @@ def _child(node: Any, key: Any) -> Any:
     return None
 
 
-def _declaration(module: Any) -> Declaration:
-    """What a module says of its fields: its class, or the table of Equinox's layers for it."""
-    declared = getattr(type(module), "unit_axes", None)
-    if isinstance(declared, Mapping):
-        return declared
-    known = (base for base in type(module).__mro__ if base in EQUINOX_LAYERS)
-    return next((EQUINOX_LAYERS[base](module) for base in known), {})
+def _declaration(module: Any) -> Mapping[str, Any]:
+    """What a module's class and those it inherits from say of its fields."""
+    merged: dict[str, Any] = {}
+    for base in reversed(type(module).__mro__):
+        if base in EQUINOX_LAYERS:
+            merged |= EQUINOX_LAYERS[base](module)
+        declared = vars(base).get("unit_axes")
+        if isinstance(declared, Mapping):
+            merged |= declared
+    return merged
 
 
 def _axes(count: int) -> str:
@@ -178,8 +196,8 @@ def _whole_of_shape(layer: Any) -> Declaration:
 
 
 def _weight_norm(layer: Any) -> Declaration:
-    weight = parse_layout(_declaration(layer.layer)[layer.weight_name])
-    return {"g": f"{_axes(weight.rank)} ->"}
+    weight = _declaration(layer.layer).get(layer.weight_name)
+    return {} if weight is None else {"g": f"{_axes(parse_layout(weight).rank)} ->"}
 
 
 _VECTORS = {"weight": "c ->", "bias": "c ->"}

@@ -43,7 +43,7 @@ def test_your_own_clipper_is_tested():
     script = EXAMPLES / "test_your_own_clipper.py"
     done = run("-m", "pytest", script, "-p", "no:cacheprovider", "--rootdir", script.parent)
     assert done.returncode == 0, done.stdout
-    assert f"{len(CLIPPING_LAWS)} passed" in done.stdout
+    assert f"{len(CLIPPING_LAWS) - 1} passed, 1 skipped" in done.stdout  # stacks of modules
 
 
 def test_a_clipper_with_a_bug_fails_with_its_counterexample(tmp_path):

@@ -177,6 +177,46 @@ def test_overrides_come_first():
     assert axes(layer, overrides={"bias": "o -> o"}) == {"weight": (-1,), "bias": (0,)}
 
 
+def test_a_subclass_adds_to_what_it_inherits(key):
+    class Tempered(eqx.nn.Linear):
+        unit_axes: ClassVar = {"temperature": "->"}
+        temperature: Array
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.temperature = jnp.ones(())
+
+    found = axes(eqx.filter(Tempered(2, 3, key=key), eqx.is_inexact_array))
+    assert found == {"weight": (0,), "bias": (), "temperature": ()}
+
+
+def test_axes_without_names_are_no_declaration():
+    class Old(eqx.Module):
+        unit_axes: ClassVar = {"weight": (-1,)}
+        weight: Array
+
+    with pytest.raises(ValueError, match="Cannot read the layout"):
+        nfx.unit_axes(Old(jnp.ones((2, 3))))
+
+
+def test_an_override_names_every_axis_or_says_that_there_may_be_more():
+    kernel = {"kernel": jnp.ones((3, 3, 4, 8))}
+    with pytest.raises(ValueError, match="is declared as 'i o -> o'"):
+        nfx.unit_axes(kernel, overrides={"kernel": "i o -> o"})
+    assert axes(kernel, overrides={"kernel": "... i o -> o"}) == {"kernel": (0, 1, -1)}
+
+
+def test_a_normed_weight_of_a_layer_nobody_knows_is_named(key):
+    class Mine(eqx.Module):
+        weight: Array
+
+    layer = eqx.nn.WeightNorm(Mine(jnp.ones((4, 3))))
+    with pytest.raises(ValueError, match="Nobody declares"):
+        nfx.unit_axes(eqx.filter(layer, eqx.is_inexact_array))
+    overrides = {"g": (), "weight": (0,)}
+    assert axes(eqx.filter(layer, eqx.is_inexact_array), overrides=overrides)["g"] == ()
+
+
 @pytest.mark.parametrize("text", ["i o", "i i -> i", "i o -> x", "", "(-1,)"])
 def test_what_is_no_layout_is_refused(text):
     with pytest.raises(ValueError, match="Cannot read the layout"):

@@ -7,6 +7,7 @@ from nfx.optim._agc import (
     clipped_leaves as clipped_leaves,
     ClipState as ClipState,
     NonFinite as NonFinite,
+    UnitsArgument as UnitsArgument,
     unitwise_norm as unitwise_norm,
 )
 from nfx.optim._describe import (

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, PyTree, ScalarLike
 
 from nfx._layout import Units
 from nfx._tree import mask_by_path
@@ -31,19 +31,16 @@ AGC_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "timm": {
         "clipping": 0.01,
         "eps": 1e-3,
-        "units": ft.partial(unit_axes, overrides={"gain": "o -> o"}),
+        "units": ft.partial(unit_axes, overrides={"norm/gain": "... c ->", "gain": "... o -> o"}),
         "exclude": ("head/weight", "head/bias"),
     },
     # DreamerV3: each tensor is one unit.
     "tensor": {"clipping": 0.3, "eps": 1e-3, "units": tensor_axes, "exclude": ()},
 })  # fmt: skip
 
-# The official code divides by the norm of the gradient, no smaller than this.
-_NORM_FLOOR = 1e-6
-
 
 def unitwise_norm(
-    x: Float[Array, "*shape"], units: Units, *, exponent: int = 0
+    x: Inexact[Array, "*shape"], units: Units, *, exponent: int = 0
 ) -> Float[Array, "*units"]:
     """Computes the L2 norm of each unit of `2**exponent * x`, in float32 or wider.
 
@@ -60,6 +57,7 @@ def unitwise_norm(
     Returns:
         The norms, with axes of size one kept so that they broadcast against `x`.
     """
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x
     x = x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
     kept = {axis % x.ndim for axis in units}
     reduced = tuple(axis for axis in range(x.ndim) if axis not in kept)
@@ -70,13 +68,13 @@ def unitwise_norm(
 
 
 def clip_unitwise(
-    gradient: Float[Array, "*shape"],
-    parameter: Float[Array, "*shape"],
+    gradient: Inexact[Array, "*shape"],
+    parameter: Inexact[Array, "*shape"],
     units: Units,
     *,
-    clipping: float,
-    eps: float = 1e-3,
-) -> Float[Array, "*shape"]:
+    clipping: ScalarLike,
+    eps: ScalarLike = 1e-3,
+) -> Inexact[Array, "*shape"]:
     """Shrinks each unit of `gradient` to norm at most `clipping * max(|parameter|, eps)`.
 
     Units within the bound come back bitwise unchanged; directions never change. A unit with NaN
@@ -98,60 +96,80 @@ def clip_unitwise(
 
 
 def bound_and_norm(
-    gradient: Array, parameter: Array, units: Units, clipping: float, eps: float
+    gradient: Array, parameter: Array, units: Units, clipping: ScalarLike, eps: ScalarLike
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Returns the largest norm of each unit, and its norm, in a common multiple of both.
 
     The multiple is the power of two that moves the range in which squares are of use up as far
-    as `clipping * eps` allows: below it no norm matters. With the paper's values the largest
-    entry is about 5e27 over the square root of the size of a unit.
+    as `eps` allows: well below it no norm matters. With the usual 1e-3 a norm may be 6e26.
     """
-    exponent = -math.floor(45 + math.log2(clipping * eps))
+    known = isinstance(eps, (int, float))  # and not a value that a schedule computes
+    exponent = min(0, -math.floor(35 + math.log2(eps if known else 1e-3)))
     floor = eps * 2.0**exponent
-    bound = clipping * jnp.maximum(unitwise_norm(parameter, units, exponent=exponent), floor)
-    norm = unitwise_norm(gradient, units, exponent=exponent)
-    return bound, jnp.maximum(norm, _NORM_FLOOR * 2.0**exponent)
+    size = unitwise_norm(parameter, units, exponent=exponent)
+    return jnp.multiply(clipping, jnp.maximum(size, floor)), unitwise_norm(
+        gradient, units, exponent=exponent
+    )
 
 
 def _shrink(gradient: Array, bound: Array, norm: Array) -> Array:
-    scale = bound / norm
+    scale = bound / norm  # infinite where the gradient is zero
+    wide = gradient.dtype if jnp.iscomplexobj(gradient) else scale.dtype
+    shrunk = (gradient.astype(wide) * scale.astype(wide)).astype(gradient.dtype)
     # A select and a product, not `lax.select` on masks of another sharding: this form works
     # on arrays sharded over any axis.
-    shrunk = (gradient.astype(scale.dtype) * scale).astype(gradient.dtype)
     return jnp.where(scale < 1, shrunk, gradient)
+
+
+class Remark:
+    """What rides along in a pytree and takes no part in comparing it with another.
+
+    Attributes:
+        content: Anything.
+    """
+
+    def __init__(self, content: Any):
+        """Wraps the content."""
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remark)
+
+    def __hash__(self) -> int:
+        return hash(Remark)
 
 
 class ClipState(eqx.Module):
     """State of `adaptive_grad_clip`: no array, but what it does, for `nfx.optim.describe`.
 
     Attributes:
-        leaves: The leaves that are clipped, and their units.
+        remark: The leaves that are clipped, and their units.
     """
 
-    leaves: tuple[LeafUnits, ...] = eqx.field(static=True)
+    remark: Remark = eqx.field(static=True)
 
 
 def clipped_leaves(opt_state: optax.OptState) -> tuple[LeafUnits, ...]:
     """Returns what `adaptive_grad_clip` clips, from the state of a chain with it."""
     is_clip = lambda node: isinstance(node, ClipState)
     states = filter(is_clip, jax.tree.leaves(opt_state, is_leaf=is_clip))
-    return tuple(leaf for state in states for leaf in state.leaves)
+    return tuple(leaf for state in states for leaf in state.remark.content)
 
 
 class ClipRule(NamedTuple):
     """What is clipped and how: the checked arguments of `adaptive_grad_clip`."""
 
-    clipping: float
-    eps: float
+    clipping: ScalarLike
+    eps: ScalarLike
     units: UnitsArgument
     exclude: tuple[str, ...]
     nonfinite: NonFinite
 
-    def axes(self, params: PyTree) -> PyTree[Units]:
+    def axes(self, params: PyTree) -> PyTree:
         """Returns the axes that index the units of each leaf, excluded or not."""
         if self.units is None:
             return unit_axes(params)
-        if callable(self.units):
+        if jax.tree_util.all_leaves([self.units]) and callable(self.units):  # and not a module
             return self.units(params)
         return _broadcast_units(self.units, params)
 
@@ -163,15 +181,15 @@ class ClipRule(NamedTuple):
 
 
 def clip_rule(
-    clipping: float,
-    eps: float = 1e-3,
+    clipping: ScalarLike,
+    eps: ScalarLike = 1e-3,
     *,
     units: UnitsArgument = None,
     exclude: Sequence[str] = (),
     nonfinite: NonFinite = "propagate",
 ) -> ClipRule:
     """Checks the arguments of `adaptive_grad_clip`, and raises as it does."""
-    if clipping <= 0 or eps <= 0:
+    if any(isinstance(x, (int, float)) and not x > 0 for x in (clipping, eps)):
         raise ValueError(
             f"adaptive_grad_clip needs clipping > 0 and eps > 0, got clipping={clipping}, "
             f"eps={eps}. To do without clipping, leave it out of the chain."
@@ -184,8 +202,8 @@ def clip_rule(
 
 
 def adaptive_grad_clip(
-    clipping: float,
-    eps: float = 1e-3,
+    clipping: ScalarLike,
+    eps: ScalarLike = 1e-3,
     *,
     units: UnitsArgument = None,
     exclude: Sequence[str] = (),
@@ -194,19 +212,21 @@ def adaptive_grad_clip(
     """AGC as a stateless optax transform over any pytree of parameters.
 
     Put it first in the chain: it bounds the gradient, not the update. Before an optimizer that
-    divides the scale of the gradient out, as Adam, it means little: see `describe`.
+    divides the scale of the gradient out, as Adam, it means little: see `describe`. Inside
+    `jax.shard_map` a unit has to be whole on its device, and a device knows its own part alone.
 
     Args:
         clipping: See `clip_unitwise`. The smaller the batch, the larger it can be: the paper
-            trains at batch size 4096 with 0.01, and sweeps both in its figure 2.
+            trains at batch size 4096 with 0.01, and sweeps both in its figure 2. A schedule goes
+            through `optax.inject_hyperparams`.
         eps: See `clip_unitwise`.
         units: For each leaf, the axes that index its units: a pytree of tuples, a prefix of one,
             or a function from the parameters to one. By default what the modules declare:
             `nfx.unit_axes`.
         exclude: Patterns of leaf paths that are left alone; the paper's is
             `("head/weight",)`, the classifier's.
-        nonfinite: What becomes of a unit whose gradient has NaN or infinity in it. It is
-            propagated, zeroed, or zeroes the whole step; count such units with
+        nonfinite: What becomes of a unit whose gradient has NaN or infinity in it, or a norm
+            beyond 6e26. It is propagated, zeroed, or zeroes the whole step; count such units with
             `clip_telemetry`. Zeros still let weights decay and momentum move them: to leave
             everything as it is, propagate, and wrap the chain in `optax.apply_if_finite`.
 
@@ -217,7 +237,8 @@ def adaptive_grad_clip(
     rule = clip_rule(clipping, eps, units=units, exclude=exclude, nonfinite=nonfinite)
 
     def init(params: PyTree) -> Any:
-        return ClipState(tuple(leaf for leaf in rule.clipped_leaves(params) if leaf is not None))
+        leaves = tuple(leaf for leaf in rule.clipped_leaves(params) if leaf is not None)
+        return ClipState(Remark(leaves))
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None
@@ -243,7 +264,8 @@ def _clip_leaves(
     ):
         if leaf is None:
             clipped.append(gradient)
-            finite.append(jnp.isfinite(gradient))
+            if rule.nonfinite == "zero_step":
+                finite.append(jnp.isfinite(gradient))
             continue
         bound, norm = bound_and_norm(gradient, parameter, leaf.axes, rule.clipping, rule.eps)
         finite.append(jnp.isfinite(norm))

@@ -1,6 +1,5 @@
 """What an optimizer does to each leaf of a model, as a table to read before training."""
 
-import itertools
 import warnings
 from typing import Any, NamedTuple
 
@@ -62,16 +61,14 @@ class Description(NamedTuple):
     __repr__ = __str__
 
 
-# States of optimizers whose update does not change when the gradient is scaled.
+# Optimizers whose update does not change when the gradient is scaled: after these, clipping bounds
+# the update.
 _SCALE_INVARIANT = (
     optax.ScaleByAdamState,
-    optax.ScaleByAmsgradState,
     optax.ScaleByBeliefState,
     optax.ScaleByLionState,
-    optax.ScaleByNovogradState,
     optax.ScaleByRmsState,
-    optax.ScaleByRStdDevState,
-    optax.ScaleByRssState,
+    optax.ScaleByTrustRatioState,
 )
 
 
@@ -81,11 +78,13 @@ def describe(optimizer: optax.GradientTransformation | str, params: PyTree) -> D
     >>> print(describe("deepmind", model))
     >>> print(describe(optax.chain(adaptive_grad_clip(0.01), optax.sgd(0.1)), model))
 
-    Clipping is read off the state of `adaptive_grad_clip`, wherever in the chain it is; decay is
-    found out by two steps without a gradient on a small copy of the tree.
+    Clipping is read off the state of `adaptive_grad_clip`, wherever in the chain it is. Decay, and
+    whether the scale of the gradient matters, are found out by two steps on a small copy of the
+    tree, in which a rate that is zero for longer goes unseen.
 
     Args:
-        optimizer: Any optax chain, or a name of `AGC_PRESETS`.
+        optimizer: An optax chain whose update needs gradients and parameters alone, or a name of
+            `AGC_PRESETS`.
         params: The parameters; they may be abstract.
 
     Warns:
@@ -104,12 +103,25 @@ def describe(optimizer: optax.GradientTransformation | str, params: PyTree) -> D
         optimizer = adaptive_grad_clip(**AGC_PRESETS[optimizer])
     opt_state = jax.eval_shape(optimizer.init, params)
     units = {leaf.path: leaf for leaf in clipped_leaves(opt_state)}
-    decayed = leaves_by_path(_decayed(optimizer, params))
+    still, once, twice = (_moves(optimizer, params, gradient) for gradient in (0.0, 1.0, 2.0))
     leaves = tuple(
-        _treatment(path, leaf, units.get(path), decayed[path])
+        _treatment(path, leaf, units.get(path), still[path] != 0)
         for path, leaf in leaves_by_path(params).items()
     )
-    return Description(leaves, _warn_if_scale_is_lost(opt_state))
+    scale_is_lost = _clips_first(opt_state) and any(
+        abs(twice[path] - once[path]) < 0.01 * abs(once[path] - still[path]) for path in units
+    )
+    return Description(leaves, _warn() if scale_is_lost else "")
+
+
+def _warn() -> str:
+    note = (
+        "Adaptive gradient clipping comes before an optimizer that divides the scale of the "
+        "gradient out again, as Adam: all that is left of it is how the clipped share changes from "
+        "step to step. The paper clips before SGD with momentum."
+    )
+    warnings.warn(note, stacklevel=3)
+    return note
 
 
 def _treatment(path: str, leaf: Any, units: LeafUnits | None, decayed: bool) -> LeafTreatment:
@@ -127,30 +139,28 @@ def _row(leaf: LeafTreatment) -> tuple[str, ...]:
     return leaf.path, str(leaf.shape), axes, units, clipped, decayed
 
 
-def _warn_if_scale_is_lost(opt_state: PyTree) -> str:
+def _clips_first(opt_state: PyTree) -> bool:
+    """Whether clipping is in the chain, before the optimizers whose update has no scale."""
     known = lambda node: isinstance(node, (ClipState, *_SCALE_INVARIANT))
     states = filter(known, jax.tree.leaves(opt_state, is_leaf=known))
-    after_clip = itertools.dropwhile(lambda state: not isinstance(state, ClipState), states)
-    lost = next((state for state in after_clip if isinstance(state, _SCALE_INVARIANT)), None)
-    if lost is None:
-        return ""
-    name = type(lost).__name__.removeprefix("ScaleBy").removesuffix("State")
-    note = (
-        f"Adaptive gradient clipping comes before {name}, which divides the scale of the gradient "
-        "out again: all that is left of it is how the clipped share changes from step to step. "
-        "The paper clips before SGD with momentum."
+    return isinstance(next(states, None), ClipState)
+
+
+def _moves(
+    optimizer: optax.GradientTransformation, params: PyTree, gradient: float
+) -> dict[str, float]:
+    """How each leaf of a small copy moves in two steps: the first rate may be zero.
+
+    Its parameters are so large that the gradients are not clipped.
+    """
+    filled = lambda value: jax.tree.map(
+        lambda leaf: jnp.full((1,) * len(leaf.shape), value, leaf.dtype), params
     )
-    warnings.warn(note, stacklevel=3)
-    return note
-
-
-def _decayed(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree[bool]:
-    """Which leaves move without a gradient, in two steps: the first rate may be zero."""
-    small = jax.tree.map(lambda leaf: jnp.ones((1,) * len(leaf.shape), leaf.dtype), params)
-    zeros = jax.tree.map(jnp.zeros_like, small)
+    small, gradients = filled(1e4), filled(gradient)
     optimizer = optax.with_extra_args_support(optimizer)
-    state, moved = optimizer.init(small), jax.tree.map(lambda _: False, small)
+    state, moved = optimizer.init(small), dict.fromkeys(leaves_by_path(small), 0.0)
     for _ in range(2):
-        updates, state = optimizer.update(zeros, state, small, grad_fn=lambda *_: zeros)
-        moved = jax.tree.map(lambda past, x: past or bool(jnp.any(x != 0)), moved, updates)
+        updates, state = optimizer.update(gradients, state, small, grad_fn=lambda *_: gradients)
+        for path, update in leaves_by_path(updates).items():
+            moved[path] += float(jnp.sum(update))
     return moved

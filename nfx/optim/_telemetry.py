@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from nfx._units import LeafUnits
 from nfx.optim._agc import bound_and_norm, clip_rule, NonFinite, UnitsArgument
@@ -18,8 +18,8 @@ class ClipTelemetry(eqx.Module):
         leaves: The leaves that are clipped, and their units.
         clipped: How many units of each leaf were over the bound.
         nonfinite: How many had NaN or infinity in their gradient.
-        largest_ratio: The largest ratio of gradient norm to parameter norm in each leaf, among
-            finite units. Over `clipping` it was brought down to that.
+        largest_ratio: The largest ratio of gradient norm to `max(parameter norm, eps)` in each
+            leaf, among finite units. Over `clipping` it was brought down to that.
     """
 
     leaves: tuple[LeafUnits, ...] = eqx.field(static=True)
@@ -35,7 +35,7 @@ class ClipTelemetry(eqx.Module):
     @property
     def share(self) -> Float[Array, ""]:
         """Clipped units over all; zero if there are none."""
-        return jnp.sum(self.clipped) / max(self.units, 1)
+        return jnp.sum(self.clipped, axis=-1) / max(self.units, 1)
 
     @property
     def share_of_leaf(self) -> Float[Array, " leaves"]:
@@ -48,8 +48,8 @@ def clip_telemetry(
     gradients: PyTree,
     params: PyTree,
     *,
-    clipping: float,
-    eps: float = 1e-3,
+    clipping: ScalarLike,
+    eps: ScalarLike = 1e-3,
     units: UnitsArgument = None,
     exclude: Sequence[str] = (),
     nonfinite: NonFinite = "propagate",
@@ -81,7 +81,7 @@ def clip_telemetry(
     return ClipTelemetry(tuple(leaves), *(jnp.asarray(column, jnp.float32) for column in columns))
 
 
-def _count(bound: Array, norm: Array, clipping: float) -> tuple[Array, Array, Array]:
+def _count(bound: Array, norm: Array, clipping: ScalarLike) -> tuple[Array, Array, Array]:
     finite = jnp.isfinite(norm)
     clipped = jnp.sum(finite & (norm > bound), dtype=jnp.float32)
     nonfinite = jnp.sum(~finite, dtype=jnp.float32)

@@ -109,8 +109,8 @@ def _optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransf
 def _observer(recipe: Recipe, schedule: optax.Schedule) -> StepMetrics:
     def observe(gradients: PyTree, model: PyTree, step: Int[Array, ""]) -> Metrics:
         scalars = {"learning_rate": jnp.asarray(schedule(step))}
-        if recipe.clipping is None:
-            return scalars
+        if recipe.clipping is None or recipe.sharpness_radius:
+            return scalars  # what is clipped then is another gradient
         telemetry = clip_telemetry(
             gradients, model, clipping=recipe.clipping, exclude=OFFICIAL_GROUPS.unclipped
         )

@@ -9,7 +9,7 @@ import optax
 from hypothesis.strategies import SearchStrategy
 from jaxtyping import PyTree
 
-from nfx._layout import Units
+from nfx.optim import UnitsArgument
 from nfx.testing import _clipping_checks as checks
 from nfx.testing._arrays import (
     arrays_strategy,
@@ -129,7 +129,7 @@ def check_clipping(
     clipper: optax.GradientTransformation | Factory,
     *,
     like: PyTree | None = None,
-    units: PyTree[Units] | None = None,
+    units: UnitsArgument = None,
     exclude: Sequence[str] = (),
     clipping: float | None = None,
     eps: float | None = None,
@@ -146,18 +146,20 @@ def check_clipping(
         clipper: An optax transform, or a function that makes one by its `clipping`.
         like: A pytree with the shapes to try it on; by default small modules of every layout. It
             is tried on float32, and may be abstract. Small shapes are quick, and show all.
-        units: For each leaf, the axes that index its units; by default what the modules declare.
+        units: As of `nfx.optim.adaptive_grad_clip`; by default what the modules declare.
         exclude: Patterns of leaf paths that it is to leave alone.
         clipping: Its ratio; by default 0.01 for a function, and else found out on units of a
             single entry.
         eps: Its floor on the parameter norm; by default found out alike.
-        laws: Names of `CLIPPING_LAWS`, by default all. A policy for what is not finite that
+        laws: Names of `CLIPPING_LAWS`, by default all. Squares of float32 overflow, so that a
+            plain clipper breaks "range" and no other; a policy for what is not finite that
             reaches beyond the unit breaks "containment".
         examples: How many cases to try for each law.
 
     Returns:
-        The names of the laws that hold. "sharding" takes several devices, "monotone" a function,
-        "stacking" modules that declare their units.
+        The names of the laws that were tried and hold. "sharding" takes several devices,
+        "monotone" a function, "stacking" modules that declare their units: without, they are
+        left out.
 
     Raises:
         LawViolation: With the law, the leaf, the unit, by how much, and the smallest

@@ -186,8 +186,15 @@ def check_closed_form(subject: ClippingSubject, case: ClippingCase) -> None:
 
 
 def check_half_precision(subject: ClippingSubject, case: ClippingCase) -> None:
-    for dtype, rtol in ((jnp.float16, 2e-3), (jnp.bfloat16, 1e-2)):
-        half = ClippingCase(*([x.astype(dtype) for x in xs] for xs in case))
+    for dtype, of_params, rtol in (
+        (jnp.float16, jnp.float16, 2e-3),
+        (jnp.bfloat16, jnp.bfloat16, 1e-2),
+        (jnp.bfloat16, jnp.float32, 1e-2),
+    ):
+        dtypes = (dtype, of_params)
+        half = ClippingCase(
+            *([x.astype(d) for x in xs] for xs, d in zip(case, dtypes, strict=True))
+        )
         for view in _views(subject, half):
             expected = closed_form(
                 np.asarray(view.gradient, np.float64), np.asarray(view.parameter, np.float64),

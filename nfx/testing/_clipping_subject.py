@@ -12,9 +12,9 @@ import optax
 from jaxtyping import Array, PyTree
 
 from nfx._layout import Units
-from nfx._tree import leaf_path, mask_by_path
-from nfx._units import list_units, unit_axes
+from nfx._tree import mask_by_path
 from nfx.nn import Linear, WSConv2d
+from nfx.optim import adaptive_grad_clip, clipped_leaves, UnitsArgument
 from nfx.testing._arrays import by_unit, spread_over
 from nfx.testing._law import LawViolation
 
@@ -119,21 +119,19 @@ def clipping_subject(
     clipper: optax.GradientTransformation | Factory,
     *,
     like: PyTree | None = None,
-    units: PyTree[Units] | None = None,
+    units: UnitsArgument = None,
     exclude: Sequence[str] = (),
     clipping: float | None = None,
     eps: float | None = None,
 ) -> ClippingSubject:
     """Prepares a clipper for the laws: see `check_clipping` for the arguments."""
-    like = eqx.filter(example_tree() if like is None else like, is_inexact)
-    axes = unit_axes(like) if units is None else units
-    exempt = jax.tree.leaves(mask_by_path(like, exclude))
-    paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    tree: Any = eqx.filter(example_tree() if like is None else like, is_inexact)
+    exempt = jax.tree.leaves(mask_by_path(tree, exclude))
+    known = clipped_leaves(adaptive_grad_clip(1.0, units=units).init(tree))
+    shapes, structure = jax.tree.flatten(tree)
     leaves = tuple(
-        Leaf(path=leaf_path(path), shape=tuple(leaf.shape), units=found.axes, exempt=out)
-        for (path, leaf), found, out in zip(
-            paths_and_leaves, list_units(like, axes), exempt, strict=True
-        )
+        Leaf(path=leaf.path, shape=tuple(shape.shape), units=leaf.axes, exempt=out)
+        for leaf, shape, out in zip(known, shapes, exempt, strict=True)
     )
     if isinstance(clipper, optax.GradientTransformation):
         transform, harder = clipper, None
@@ -188,27 +186,32 @@ def _measured(
     subject: ClippingSubject, clipping: float | None, eps: float | None
 ) -> ClippingSubject:
     """Finds out what was not said: on units of one entry, where nothing can be confused."""
-    ones = [_single_entries(leaf) for leaf in subject.leaves]
-    gradients = [np.float32(1e6) * x for x in ones]
-
-    def ratio(params: Arrays) -> float:
-        clipped = subject.clip(gradients, params)
-        norms = [
-            unit_norms(x, leaf.units)
-            for x, leaf in zip(clipped, subject.leaves, strict=True)
-            if not leaf.exempt
-        ]
-        return float(np.median(np.concatenate(norms)))
-
-    clipping = ratio(ones) if clipping is None else clipping
-    if not 0 < clipping < 1e5:
+    entries = [_single_entries(leaf) for leaf in subject.leaves]
+    ratio = _clipped_norm(subject, entries, 1e4) / 1e4
+    if not 0 < ratio < 1e5:
         raise LawViolation(
-            f"It does not clip: gradients 1e6 times as large as their parameters become {clipping} "
-            "times as large, where a small ratio was expected."
+            "It does not clip: gradients 1e6 times as large as their parameters become "
+            f"{ratio:.3g} times as large, where a small ratio was expected."
         )
-    zeros = [np.zeros_like(x) for x in ones]
-    eps = ratio(zeros) / clipping if eps is None else eps
+    clipping = ratio if clipping is None else clipping
+    if eps is None:
+        eps = _clipped_norm(subject, entries, 0.0) / clipping
     return dataclasses.replace(subject, clipping=clipping, eps=eps)
+
+
+def _clipped_norm(subject: ClippingSubject, entries: Arrays, size: float) -> float:
+    """The norm that units with parameters of a size have after clipping, in most leaves."""
+    gradients, params = ([np.float32(x) * entry for entry in entries] for x in (1e10, size))
+    try:
+        clipped = subject.clip(gradients, params)
+    except Exception as error:
+        raise LawViolation(f"It raises {type(error).__name__}: {error}") from error
+    norms = [
+        unit_norms(x, leaf.units)
+        for x, leaf in zip(clipped, subject.leaves, strict=True)
+        if not leaf.exempt
+    ]
+    return float(np.median(np.concatenate(norms)))
 
 
 def _single_entries(leaf: Leaf) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import hypothesis
 import numpy as np
-from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis.errors import Flaky, UnsatisfiedAssumption
 from hypothesis.strategies import SearchStrategy
 
 from nfx._names import did_you_mean
@@ -61,6 +61,7 @@ class Law(Generic[Subject]):
             deadline=None,
             derandomize=True,
             database=None,
+            report_multiple_bugs=False,
             phases=[hypothesis.Phase.generate] + [hypothesis.Phase.shrink] * shrink,
             suppress_health_check=_HEALTH_CHECKS,
         )
@@ -75,7 +76,9 @@ class Law(Generic[Subject]):
 
         try:
             run()
-        except LawViolation as violation:
+        except (LawViolation, Flaky) as violation:
+            if isinstance(violation, Flaky):
+                violation = "It gives different results for the same input."
             raise LawViolation(f"Law {name!r}: {self.statement}\n{violation}") from None
 
 

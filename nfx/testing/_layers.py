@@ -116,7 +116,7 @@ def check_example_independence(
         images = jax.random.normal(image_key, (batch_size, *image_shape))
         return images, jax.random.split(key, batch_size)
 
-    random = len(inspect.signature(fn).parameters) > 1
+    random = len(_required_parameters(fn)) > 1
 
     @jax.jit
     def run(images: jax.Array, keys: jax.Array) -> tuple[PyTree, jax.Array]:
@@ -138,6 +138,15 @@ def check_example_independence(
             jnp.where(mates, others[1], keys),
         )
         _expect_same(before, after, example, rtol)
+
+
+def _required_parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [
+        parameter
+        for parameter in inspect.signature(fn).parameters.values()
+        if parameter.kind in positional and parameter.default is inspect.Parameter.empty
+    ]
 
 
 def _expect_same(before: PyTree, after: PyTree, example: int, rtol: float) -> None:

@@ -78,13 +78,13 @@ def _expect_equal(split: PyTree, whole: PyTree, where: str, rtol: float) -> None
         if jnp.issubdtype(actual.dtype, jax.dtypes.prng_key):
             actual, expected = jax.random.key_data(actual), jax.random.key_data(expected)
         exact = not jnp.issubdtype(actual.dtype, jnp.inexact)
-        actual, expected = (
-            np.asarray(x, None if exact else np.float64) for x in (actual, expected)
-        )
-        scale = 0 if exact else rtol * np.max(np.abs(expected), initial=0)
-        if not np.allclose(actual, expected, rtol=0, atol=scale, equal_nan=not exact):
+        actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
+        largest = np.max(np.abs(expected), where=np.isfinite(expected), initial=0)
+        tolerance = 0 if exact else rtol * largest
+        same = np.isclose(actual, expected, rtol=0, atol=tolerance, equal_nan=True)
+        if not np.all(same):
             raise LawViolation(
-                f"{where}, result {leaf_path(path) or 'alone'!r} is off by "
-                f"{np.max(np.abs(actual - expected)):.3g}, its largest entry being "
-                f"{np.max(np.abs(expected)):.3g}."
+                f"{where}, {np.sum(~same)} of {same.size} entries of result "
+                f"{leaf_path(path) or 'alone'!r} are off, the first being {actual[~same][0]:.6g} "
+                f"and not {expected[~same][0]:.6g}; the largest is {largest:.3g}."
             )

@@ -164,11 +164,12 @@ def _check_orthogonality(fn: StandardizationSubject, case: KernelCase) -> None:
     gradient = np.asarray(jax.grad(loss)(jnp.asarray(case.weight)), np.float64)
     axes, kernel = _axes(gradient), np.asarray(case.weight, np.float64)
     norm = lambda x: np.maximum(np.sqrt(np.sum(x**2, axis=axes)), 1e-9)
+    # What the gradient would be if the statistics were constants.
+    size = norm(target) / np.sqrt(np.maximum(_variance(kernel) * _fan_in(kernel), 1e-9))
     for direction, name in ((np.ones_like(kernel), "a shift"), (kernel, "the kernel")):
-        cosine = np.sum(gradient * direction, axis=axes) / (norm(gradient) * norm(direction))
-        why = f"the cosine of its gradient with {name} is"
-        zero = np.zeros_like(cosine)
-        _expect_close(case, cosine * np.abs(case.gain), zero, why, where=_healthy(case))
+        along = np.sum(gradient * direction, axis=axes) / (size * norm(direction))
+        why = f"the share of its gradient along {name} is"
+        _expect_close(case, along, np.zeros_like(along), why, where=_healthy(case))
 
 
 def _check_collapsed(fn: StandardizationSubject, case: KernelCase) -> None:
