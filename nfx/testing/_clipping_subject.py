@@ -186,6 +186,8 @@ def _measured(
     subject: ClippingSubject, clipping: float | None, eps: float | None
 ) -> ClippingSubject:
     """Finds out what was not said: on units of one entry, where nothing can be confused."""
+    if clipping is not None and eps is not None:
+        return dataclasses.replace(subject, clipping=clipping, eps=eps)
     entries = [_single_entries(leaf) for leaf in subject.leaves]
     ratio = _clipped_norm(subject, entries, 1e4) / 1e4
     if not 0 < ratio < 1e5:
