@@ -113,7 +113,7 @@ def bound_and_norm(
 
 
 def _shrink(gradient: Array, bound: Array, norm: Array) -> Array:
-    scale = bound / norm  # infinite where the gradient is zero
+    scale = bound / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
     wide = gradient.dtype if jnp.iscomplexobj(gradient) else scale.dtype
     shrunk = (gradient.astype(wide) * scale.astype(wide)).astype(gradient.dtype)
     # A select and a product, not `lax.select` on masks of another sharding: this form works
