@@ -19,6 +19,7 @@ from nfx.nn._ledger import (
     Ramp as Ramp,
 )
 from nfx.nn._linear import Linear as Linear
+from nfx.nn._lowering import Lowering as Lowering, LOWERINGS as LOWERINGS
 from nfx.nn._pool import average_pool as average_pool, max_pool as max_pool
 from nfx.nn._standardize import (
     Standardization as Standardization,

@@ -1,10 +1,12 @@
-"""The one place that decides how a convolution is lowered."""
+"""The convolution that layers call."""
 
 from typing import get_args, Literal
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from nfx.nn._formulations import Geometry
+from nfx.nn._lowering import convolution
 
 
 Padding = Literal["SAME", "symmetric"]
@@ -36,10 +38,11 @@ def convolve(
 ) -> Float[Array, "h_out w_out o"]:
     """Convolves one image with a square `HWIO` kernel.
 
-    A 1x1 kernel is a matrix product. A grouped kernel is one dense convolution per group:
-    the same numbers as `feature_group_count`, which XLA:CPU computes many times slower (see
-    benchmarks/convolution.py), and whose weight gradient the partitioner multiplies by the
-    size of an idle mesh axis.
+    How it is computed is decided when it is compiled, by shape and platform: see
+    `nfx.nn.LOWERINGS`. It can be differentiated any number of times in either direction, mapped
+    by `jax.vmap` (kernels too) and used inside `jax.shard_map`, which inserts the sums over the
+    mesh. What it loses against `jax.lax.conv_general_dilated`: outside of `shard_map`, in JAX's
+    Explicit mode, its gradient by a kernel raises a `ShardingTypeError` if the batch is sharded.
 
     Args:
         x: The image.
@@ -47,19 +50,28 @@ def convolve(
         stride: Step between output pixels, in input pixels.
         padding: See `window_padding`.
         groups: Number of channel groups.
+
+    Raises:
+        ValueError: If the kernel does not have the channels of a group of `x`, or `groups` does
+            not divide its outputs.
     """
-    if kernel.shape[:2] == (1, 1) and groups == 1:
-        return x[::stride, ::stride] @ kernel[0, 0]
-    convolved = [
-        jax.lax.conv_general_dilated(
-            x_group[None],
-            kernel_group,
-            window_strides=(stride, stride),
-            padding=window_padding(padding, kernel.shape[0]),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )[0]
-        for x_group, kernel_group in zip(
-            jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True
+    if x.shape[2] != kernel.shape[2] * groups or kernel.shape[3] % groups:
+        raise ValueError(
+            f"x has shape {x.shape} and the kernel {kernel.shape}: with groups={groups}, x must "
+            f"have {kernel.shape[2] * groups} channels and the kernel's outputs must be a multiple "
+            "of the groups."
         )
-    ]
-    return jnp.concatenate(convolved, axis=-1) if groups > 1 else convolved[0]
+    pixels = window_padding(padding, kernel.shape[0])
+    if isinstance(pixels, str):
+        strides = (stride, stride)
+        pixels = jax.lax.padtype_to_pads(x.shape[:2], kernel.shape[:2], strides, pixels)
+    vertical, horizontal = pixels
+    geometry = Geometry(
+        image=x.shape[:2],
+        kernel=kernel.shape[:2],
+        padding=(tuple(vertical), tuple(horizontal)),
+        stride=stride,
+        groups=groups,
+        channels=kernel.shape[2],
+    )
+    return convolution(x[None], kernel, geometry)[0]

@@ -1,0 +1,191 @@
+"""Which formulation of a convolution is compiled, by platform and shape.
+
+A convolution and its two gradients are primitives of JAX, so that the choice is made when a
+program is lowered, by the platform it is lowered for, and so that nothing is lost on the way:
+`grad`, `jvp`, `vmap`, `jit`, `checkpoint`, `shard_map` and `export` compose to any order, as the
+derivatives of the three are the three.
+"""
+
+import functools as ft
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+from nfx.nn._formulations import (
+    convolution_forward,
+    convolution_input_gradient,
+    convolution_kernel_gradient,
+    each_group,
+    Formulation,
+    Geometry,
+    images_kernel_gradient,
+    matmul_forward,
+    matmul_input_gradient,
+    matmul_kernel_gradient,
+    neighbours,
+    windows_forward,
+    windows_input_gradient,
+    windows_kernel_gradient,
+)
+
+
+class Lowering(NamedTuple):
+    """How convolutions of some shapes are computed: a row of `LOWERINGS`.
+
+    Attributes:
+        shapes: Which, in words.
+        holds: Whether a convolution is one of them.
+        convolution: How the convolution is computed.
+        input_gradient: How its gradient by the input is.
+        kernel_gradient: How its gradient by the kernel is.
+    """
+
+    shapes: str
+    holds: Callable[[Geometry], bool]
+    convolution: Formulation
+    input_gradient: Formulation
+    kernel_gradient: Formulation
+
+
+_POINTWISE = Lowering(
+    "1x1, one group",
+    lambda g: g.kernel == (1, 1) and g.groups == 1,
+    matmul_forward,
+    matmul_input_gradient,
+    matmul_kernel_gradient,
+)
+
+# By platform; the first row that holds is taken. benchmarks/convolution.py measures the rows
+# of the CPU, and benchmarks/NOTES.md says what else was tried. On other platforms nothing was
+# measured: there, many small groups are left to XLA, but for the gradient by the kernel, which
+# XLA's partitioner multiplies by the size of an idle mesh axis if it is a grouped convolution.
+LOWERINGS: Mapping[str, tuple[Lowering, ...]] = MappingProxyType({
+    "cpu": (
+        _POINTWISE,
+        Lowering(
+            "an even number of groups of up to 16 channels",
+            lambda g: g.channels <= 16 and g.groups % 2 == 0,
+            neighbours(each_group(convolution_forward), 2),
+            neighbours(each_group(convolution_input_gradient), 2),
+            each_group(images_kernel_gradient),
+        ),
+        Lowering(
+            "all others",
+            lambda g: True,
+            each_group(convolution_forward),
+            each_group(convolution_input_gradient),
+            each_group(images_kernel_gradient),
+        ),
+    ),
+    "others": (
+        _POINTWISE,
+        Lowering(
+            "groups of less than 64 channels",
+            lambda g: g.channels < 64 and g.groups > 1,
+            convolution_forward,
+            convolution_input_gradient,
+            windows_kernel_gradient,
+        ),
+        Lowering(
+            "all others",
+            lambda g: True,
+            each_group(convolution_forward),
+            each_group(convolution_input_gradient),
+            each_group(convolution_kernel_gradient),
+        ),
+    ),
+})  # fmt: skip
+
+
+def convolution(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw i o"], geometry: Geometry
+) -> Float[Array, "n h2 w2 o"]:
+    """Convolves images."""
+    axes = _varying(x) | _varying(kernel)
+    return convolution_p.bind(_vary(x, axes), _vary(kernel, axes), geometry=geometry)
+
+
+def _varying(x: Array) -> frozenset[str]:
+    """The axes of the mesh over which an array inside `shard_map` differs."""
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def _vary(x: Array, axes: frozenset[str]) -> Array:
+    """As the operators of JAX do: both operands vary over the same axes."""
+    missing = tuple(axes - _varying(x))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def _lowered(platform: str, which: str) -> Callable[..., Array]:
+    def compute(a: Array, b: Array, *, geometry: Geometry) -> Array:
+        row = next(row for row in LOWERINGS[platform] if row.holds(geometry))
+        return getattr(row, which)(a, b, geometry)
+
+    return compute
+
+
+def _primitive(which: str, fallback: Formulation) -> jex.Primitive:
+    """A primitive that is lowered by the table.
+
+    Args:
+        which: The column of the table.
+        fallback: What can be mapped over both operands.
+    """
+    primitive = jex.Primitive(f"nfx_{which}")
+    others, cpu = (_lowered(platform, which) for platform in ("others", "cpu"))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="geometry"))
+    primitive.def_abstract_eval(ft.partial(_abstract, others))
+    batching.primitive_batchers[primitive] = ft.partial(_map, primitive, fallback)
+    mlir.register_lowering(primitive, mlir.lower_fun(others, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    return primitive
+
+
+def _abstract(compute: Callable[..., Array], a: Any, b: Any, *, geometry: Geometry) -> Any:
+    """Shape, dtype, sharding and all: whatever the formulation's would be."""
+    return jax.make_jaxpr(ft.partial(compute, geometry=geometry))(a, b).out_avals[0]
+
+
+def _map(
+    primitive: jex.Primitive,
+    fallback: Formulation,
+    operands: tuple[Array, Array],
+    axes: tuple[int | None, int | None],
+    *,
+    geometry: Geometry,
+) -> tuple[Array, int]:
+    """Images that are mapped over are more images. A kernel is one for each of them."""
+    images, kernel = operands
+    if primitive is kernel_gradient_p or axes[0] is None or axes[1] is not None:
+        return jax.vmap(ft.partial(fallback, geometry=geometry), in_axes=axes)(*operands), 0
+    images = jnp.moveaxis(images, axes[0], 0)
+    batch = images.shape[:2]
+    outputs = primitive.bind(images.reshape(-1, *images.shape[2:]), kernel, geometry=geometry)
+    return outputs.reshape(*batch, *outputs.shape[1:]), 0
+
+
+convolution_p = _primitive("convolution", windows_forward)
+input_gradient_p = _primitive("input_gradient", windows_input_gradient)
+kernel_gradient_p = _primitive("kernel_gradient", windows_kernel_gradient)
+
+ad.defbilinear(
+    convolution_p,
+    lambda y, x, kernel, geometry: input_gradient_p.bind(y, kernel, geometry=geometry),
+    lambda y, x, kernel, geometry: kernel_gradient_p.bind(x, y, geometry=geometry),
+)
+ad.defbilinear(
+    input_gradient_p,
+    lambda x, y, kernel, geometry: convolution_p.bind(x, kernel, geometry=geometry),
+    lambda x, y, kernel, geometry: kernel_gradient_p.bind(x, y, geometry=geometry),
+)
+ad.defbilinear(
+    kernel_gradient_p,
+    lambda kernel, x, y, geometry: input_gradient_p.bind(y, kernel, geometry=geometry),
+    lambda kernel, x, y, geometry: convolution_p.bind(x, kernel, geometry=geometry),
+)
