@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+Number = int | float
+
+
 class Difference(NamedTuple):
     """One number of two reports.
 
@@ -22,15 +25,15 @@ class Difference(NamedTuple):
     """
 
     quantity: str
-    before: float | None
-    after: float | None
+    before: Number | None
+    after: Number | None
     ratio: float | None
 
 
 class _Row(NamedTuple):
     quantity: str
-    value: float | None
-    show: Callable[[float], str]
+    value: Number | None
+    show: Callable[[Number], str]
 
 
 def diff(before: Report, after: Report) -> list[Difference]:
@@ -120,7 +123,7 @@ def _rows(report: Report) -> list[_Row]:
     ]
 
 
-def _values(report: Report) -> dict[str, float | None]:
+def _values(report: Report) -> dict[str, Number | None]:
     return {row.quantity: row.value for row in _rows(report)}
 
 
@@ -140,7 +143,7 @@ def _settings(report: Report) -> dict[str, str]:
     return {**settings, "compiled for": devices, "jax": report.jax_version}
 
 
-def _shown(row: _Row, value: float | None) -> str:
+def _shown(row: _Row, value: Number | None) -> str:
     return "unknown" if value is None else row.show(value)
 
 
@@ -148,17 +151,17 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _count(value: float) -> str:
+def _count(value: Number) -> str:
     return f"{value:,.0f}"
 
 
-def _scaled(value: float) -> str:
+def _scaled(value: Number) -> str:
     """In units of a thousand: `"1.23 G"`."""
     power = min(int(math.log(value, 1000)), 5) if value >= 1000 else 0
     return f"{value / 1000**power:.4g} {['', 'k', 'M', 'G', 'T', 'P'][power]}".rstrip()
 
 
-def _size(value: float) -> str:
+def _size(value: Number) -> str:
     """In binary units: `"1.23 MiB"`."""
     power = min(int(math.log(value, 1024)), 4) if value >= 1024 else 0
     return f"{value / 1024**power:.4g} {['B', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"
