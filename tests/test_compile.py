@@ -178,6 +178,15 @@ def convolution_dtypes(jaxpr):
                 yield from convolution_dtypes(value)
 
 
+def test_the_options_of_a_stack_are_passed_on(capsys, monkeypatch):
+    def stack_blocks(model, **how):
+        raise ValueError(f"asked for {how}")
+
+    monkeypatch.setattr(nfx.graph, "stack_blocks", stack_blocks, raising=False)
+    error = refused(capsys, *NANO, "--stack", "--remat", "convs", "--unroll", "2")
+    assert "asked for {'remat': 'convs', 'unroll': 2}" in error
+
+
 @needs_stacks
 def test_a_stack_is_a_smaller_program_of_the_same_cost(capsys):
     arguments = ["--program", "forward", "--size", "64", "--mesh", "data=8"]

@@ -33,7 +33,7 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
         return Path(configured)
     path = Path(path or _default_directory(root)).expanduser().absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are executed
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         warnings.warn(
