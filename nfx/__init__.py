@@ -12,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 if TYPE_CHECKING:
     from nfx import (
         analysis as analysis,
+        aot as aot,
         augment as augment,
         checkpoint as checkpoint,
         data as data,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __version__ = _version("nfx")
 
 _PACKAGES = frozenset({
-    "analysis", "augment", "checkpoint", "data", "graph", "models", "nn", "optim", "recipes",
-    "sharding", "testing", "train", "weights",
+    "analysis", "aot", "augment", "checkpoint", "data", "graph", "models", "nn", "optim",
+    "recipes", "sharding", "testing", "train", "weights",
 })  # fmt: skip
 _NAMES = {
     "create_model": "nfx.models",

@@ -5,6 +5,7 @@ import os
 # optimising programs that are compiled to run once (convolutions are library calls either way).
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+os.environ["NFX_COMPILATION_CACHE"] = "off"  # nothing is written into the cache of whoever tests
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

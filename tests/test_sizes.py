@@ -11,7 +11,7 @@ import pytest
 
 import nfx
 from nfx._tree import parameter_count
-from nfx.analysis import count_macs, model_macs
+from nfx.aot import count_macs, model_macs
 from nfx.models import model_sizes, model_variant, ModelSize
 from tests.reference import create_abstract, GOLDEN
 

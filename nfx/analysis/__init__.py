@@ -1,6 +1,5 @@
 """Looking into models."""
 
-from nfx.analysis._macs import count_macs as count_macs, model_macs as model_macs
 from nfx.analysis._signal import (
     Signal as Signal,
     signal_propagation as signal_propagation,

@@ -12,12 +12,18 @@ from typing import NamedTuple
 class _Command(NamedTuple):
     module: str
     summary: str
+    uses_cache: bool = False  # of compiled programs
 
 
 _COMMANDS = {
-    "train": _Command("nfx.cli._train", "train a network, on the images nfx carries or your own"),
-    "evaluate": _Command("nfx.cli._evaluate", "evaluate a run on its test images, or on others"),
-    "predict": _Command("nfx.cli._predict", "name what is in images, by a run or by weights"),
+    "train": _Command(
+        "nfx.cli._train", "train a network, on the images nfx carries or your own", True
+    ),
+    "evaluate": _Command(
+        "nfx.cli._evaluate", "evaluate a run on its test images, or on others", True
+    ),
+    "predict": _Command("nfx.cli._predict", "name what is in images, by a run or by weights", True),
+    "compile": _Command("nfx.cli._compile", "report what a program costs, before it runs"),
     "models": _Command("nfx.cli._models", "list the models, their sizes and published accuracies"),
 }
 
@@ -49,6 +55,8 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         command = importlib.import_module(_COMMANDS[name].module)
         _quiet_libraries()
+        if _COMMANDS[name].uses_cache:
+            _enable_cache()
         return command.main(arguments)
     except KeyboardInterrupt:
         print("\nnfx: interrupted; what was written is kept.", file=sys.stderr)
@@ -70,6 +78,17 @@ def _quiet_libraries() -> None:
     logging.getLogger("huggingface_hub").propagate = False
 
 
+def _enable_cache() -> None:
+    """Lets the next run load what this one compiles, unless it is switched off."""
+    switch = os.environ.get("NFX_COMPILATION_CACHE", "on")
+    if switch not in ("on", "off"):
+        raise ValueError(f"NFX_COMPILATION_CACHE={switch!r} must be 'on' or 'off'.")
+    if switch == "on":
+        from nfx.aot import enable_compilation_cache
+
+        enable_compilation_cache()
+
+
 def _is_expected(error: Exception) -> bool:
     """Whether an error says what the user can do, so that a traceback would only hide it."""
     from nfx.checkpoint import CheckpointError
@@ -89,4 +108,9 @@ commands:
 
 Start with:  nfx train                  (about two minutes on two cores, nothing to download)
 Then:        nfx train --data DIR       (DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg)
-Learn more:  nfx COMMAND --help"""
+Learn more:  nfx COMMAND --help
+
+environment variables:
+  NFX_COMPILATION_CACHE=off  compile everything again, and keep nothing
+  NFX_CACHE_DIR=DIR          keep compiled programs in DIR/compilation, not in ~/.cache/nfx
+  NFX_TRACEBACK=1            show where an error came from"""

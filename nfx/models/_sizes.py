@@ -27,7 +27,7 @@ def model_sizes() -> Mapping[str, ModelSize]:
     """Returns the size of each model by name.
 
     They are read from a table, because to count on all the graphs takes a minute; a test
-    counts them (see `nfx.analysis.model_macs`) and compares.
+    counts them (see `nfx.aot.model_macs`) and compares.
     """
     with (resources.files("nfx.models") / "sizes.csv").open() as file:
         return MappingProxyType(

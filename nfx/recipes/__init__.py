@@ -1,6 +1,10 @@
 """Recipes, and running them."""
 
 from nfx.recipes._build import build_parts as build_parts, Parts as Parts
+from nfx.recipes._compile import (
+    compile_model as compile_model,
+    CompileOptions as CompileOptions,
+)
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
 from nfx.recipes._predict import (
     ClassScore as ClassScore,

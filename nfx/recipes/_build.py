@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from nfx.augment import Augmentation
@@ -20,7 +21,8 @@ from nfx.optim import (
     warmup_cosine,
 )
 from nfx.recipes._recipe import Recipe
-from nfx.train import Metrics, Preprocessing, StepMetrics
+from nfx.sharding import batch_shards, check_batch_divides
+from nfx.train import check_data_parallel, Metrics, Preprocessing, StepMetrics
 
 
 # Mean and standard deviation of the pixels, by number of channels: of Fashion-MNIST, and of
@@ -91,6 +93,17 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
         _observer(recipe, schedule),
         run_key,
     )
+
+
+def check_mesh(recipe: Recipe, mesh: Mesh) -> None:
+    """Raises a `ValueError` if the recipe's step cannot be split over the mesh."""
+    check_data_parallel(mesh)
+    check_batch_divides(mesh, recipe.batch_size)
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size // batch_shards(mesh) % 2:
+        raise ValueError(
+            f"MixUp and CutMix pair neighbours: batch_size={recipe.batch_size} must give each of "
+            f"{batch_shards(mesh)} devices an even number of images."
+        )
 
 
 def _optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -15,20 +15,13 @@ from jax.sharding import Mesh
 from nfx.checkpoint import CheckpointStore, tree_digest
 from nfx.data import Batch, training_batches
 from nfx.optim import clipped_leaves
-from nfx.recipes._build import build_parts, Parts
+from nfx.recipes._build import build_parts, check_mesh, Parts
 from nfx.recipes._evaluation import evaluate_state, RunEvaluation
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
-from nfx.sharding import (
-    batch_shards,
-    check_batch_divides,
-    make_mesh,
-    parse_mesh_shape,
-    place_batch,
-)
+from nfx.sharding import make_mesh, parse_mesh_shape, place_batch
 from nfx.train import (
     abstract_state,
     Cadence,
-    check_data_parallel,
     create_state,
     Display,
     make_evaluation_step,
@@ -173,8 +166,7 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
             f"This is one of {jax.process_count()} processes, and runs are written by one: start a "
             "single process with all the devices."
         )
-    check_data_parallel(mesh)
-    check_batch_divides(mesh, recipe.batch_size)
+    check_mesh(recipe, mesh)
     if recipe.batch_size > len(parts.splits.train):
         raise ValueError(
             f"batch_size={recipe.batch_size} must be at most the {len(parts.splits.train)} images "
@@ -182,11 +174,6 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
         )
     if options.keep_checkpoints < 1:
         raise ValueError(f"keep_checkpoints={options.keep_checkpoints} must be at least 1.")
-    if parts.preprocessing.augmentation.mixes and recipe.batch_size // batch_shards(mesh) % 2:
-        raise ValueError(
-            f"MixUp and CutMix pair neighbours: batch_size={recipe.batch_size} must give each of "
-            f"{batch_shards(mesh)} devices an even number of images."
-        )
     jax.eval_shape(parts.build_model)
 
 

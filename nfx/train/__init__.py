@@ -1,6 +1,6 @@
 """Training and evaluation."""
 
-from nfx.train._display import Display as Display
+from nfx.train._display import Display as Display, timed as timed
 from nfx.train._loop import (
     Cadence as Cadence,
     Evaluation as Evaluation,

@@ -2,12 +2,21 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def timed(message: str, say: Callable[[str], object]) -> Iterator[None]:
+    """Says that something long begins, and how long it took."""
+    say(f"{message} ...")
+    began = time.monotonic()
+    yield
+    say(f"  done in {time.monotonic() - began:.1f} s")
 
 
 class Display:
@@ -51,13 +60,9 @@ class Display:
         """Prints a line above the progress."""
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    @contextlib.contextmanager
-    def timed(self, message: str) -> Iterator[None]:
-        """Says that something long begins, and how long it took."""
-        self.say(f"{message} ...")
-        began = time.monotonic()
-        yield
-        self.say(f"  done in {time.monotonic() - began:.1f} s")
+    def timed(self, message: str) -> contextlib.AbstractContextManager[None]:
+        """Says above the progress that something long begins, and how long it took."""
+        return timed(message, self.say)
 
     def update(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
         """Shows the state of training at a step."""

@@ -52,12 +52,15 @@ class Preprocessing(NamedTuple):
         std: Their standard deviation.
         augmentation: What happens to training images.
         label_smoothing: Share of a label that is spread over all classes.
+        dtype: What the network computes in: "float32" or "bfloat16". Images are prepared in
+            float32 and cast last; parameters, their update and the loss stay in float32.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
     label_smoothing: float = 0.1
+    dtype: str = "float32"
 
 
 class EvaluationCounts(NamedTuple):
@@ -170,7 +173,7 @@ def make_evaluation_step(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages
 
     def local(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
         images = normalize(batch.images, preprocessing.mean, preprocessing.std)
-        logits, _ = apply_batch(model, statistics, images)
+        logits, _ = apply_batch(model, statistics, images.astype(preprocessing.dtype))
         real = batch.labels != PADDING_LABEL
         targets = one_hot(batch.labels, logits.shape[-1])
         losses = jnp.where(real, smoothed_cross_entropy(logits, targets, 0.0), 0)
@@ -198,6 +201,7 @@ def _sharded_loss(
         images, targets = augment_batch(
             preprocessing.augmentation, augment_keys, indices, images, targets
         )
+        images = images.astype(preprocessing.dtype)
         logits, statistics = apply_batch(
             model, statistics, images, model_keys, batch_axes=batch_axes(mesh)
         )

@@ -16,14 +16,20 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
     """Counts the multiply-accumulates of the matrix products and convolutions of a function.
 
     Everything else (biases, activations, pooling, weight standardization) is not counted, as
-    in the papers. A convolution counts its padding. Of the branches of a `cond` the largest
-    counts, and the body of a `while` once.
+    in the papers. A convolution counts its padding. The body of a `scan` counts as often as it
+    runs, that of a `while` once; of the branches of a `cond` the largest counts. What runs
+    inside `shard_map` counts on every device.
 
     Args:
         function: A function of arrays.
         *args: Its arguments; they may be abstract.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr, {})
+    return count_jaxpr_macs(jax.make_jaxpr(function)(*args))
+
+
+def count_jaxpr_macs(jaxpr: Any) -> int:
+    """As `count_macs`, of a function that has been traced: of `jax.jit(f).trace(*args).jaxpr`."""
+    return _count(_open(jaxpr), {})
 
 
 def model_macs(model: PyTree, image_size: int) -> int:
@@ -66,14 +72,27 @@ def _count_equation(equation: Any, known: _Known) -> int:
         case name:
             inner = [_count(jaxpr, known) for jaxpr in _inner(params)]
             total = max(inner) if name == "cond" else sum(inner)
-            return total * params["length"] if name == "scan" else total
+            return total * _repeats(name, params)
+
+
+def _repeats(name: str, params: dict[str, Any]) -> int:
+    """How often an equation runs the programs that it calls."""
+    if name == "scan":
+        return params["length"]
+    if name == "shard_map":
+        sizes = params["mesh"].shape
+        return math.prod(sizes[axis] for axis in params.get("newly_manual_axes", sizes))
+    return 1
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
     """The programs that an equation calls."""
     for value in params.values():
         for candidate in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(candidate, jex.ClosedJaxpr):
-                yield candidate.jaxpr
-            elif isinstance(candidate, jex.Jaxpr):
-                yield candidate
+            if isinstance(candidate, (jex.ClosedJaxpr, jex.Jaxpr)):
+                yield _open(candidate)
+
+
+def _open(jaxpr: Any) -> Any:
+    """A program without its constants; not all versions of JAX tell them apart."""
+    return getattr(jaxpr, "jaxpr", jaxpr)

@@ -1,0 +1,55 @@
+"""`nfx compile`."""
+
+import dataclasses
+import functools as ft
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from nfx.aot import diff_table, read_report, report_table
+from nfx.recipes import compile_model, CompileOptions
+from nfx.train import timed
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileCommand:
+    """Compile a model's training step or inference, and report what the compiler says of it.
+
+    Nothing is allocated, no image is read, and nothing is trained: operations, bytes, memory of
+    each device, collectives, size of the program, seconds to compile. The seconds are always those
+    of a compiler: the cache of compiled programs is not used.
+
+    Attributes:
+        model: A name that `nfx models` lists; with --recipe it may be left out.
+        options: What to compile, and how.
+        compare: A report that --json printed, to print what differs from it.
+        json: Print JSON.
+    """
+
+    model: Annotated[str, tyro.conf.Positional] = ""
+    options: Annotated[CompileOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=CompileOptions
+    )
+    compare: str = ""
+    json: bool = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the arguments and compiles."""
+    command = tyro.cli(CompileCommand, prog="nfx compile", args=arguments)
+    before = read_report(command.compare) if command.compare else None
+    say = ft.partial(print, file=sys.stderr, flush=True)
+    report = compile_model(
+        command.model, command.options, progress=ft.partial(timed, say=say)
+    ).report
+    tables = Console(stderr=command.json)  # standard output is for the JSON alone
+    if command.json:
+        print(report.to_json())
+    else:
+        tables.print(report_table(report))
+    if before is not None:
+        tables.print(diff_table(before, report))
+    return 0

@@ -1,0 +1,224 @@
+"""Compiling a model's programs from shapes: what they cost, before anything is allocated."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from nfx import graph
+from nfx.aot import compile_step, CompiledProgram, Progress, silent
+from nfx.augment import normalize
+from nfx.data import ArraySource, Batch, SAMPLE_CLASSES, Splits
+from nfx.models import apply_batch, model_card, model_variant
+from nfx.recipes._build import build_parts, check_mesh, Parts
+from nfx.recipes._recipe import get_recipe, Recipe
+from nfx.sharding import batch_spec, make_mesh, parse_mesh_shape, replicated
+from nfx.train import abstract_state, make_train_step, Preprocessing
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """What of a model to compile, and how.
+
+    Attributes:
+        program: The step that `nfx train` takes, or the network in inference.
+        recipe: Whose model, batch, images and hyperparameters to take; without one the NFNet
+            paper's, on RGB images of the model's training size.
+        batch: Images a step, over all devices. The recipe's, or 32.
+        size: Side of the images, in pixels. The recipe's, or the model's training size.
+        classes: Length of the logits. 1000, and of the sample 10.
+        dtype: What the network computes in. Parameters stay in float32.
+        stack: Whether blocks that are alike run in one loop: see `nfx.graph.stack_blocks`.
+        remat: What the backward pass computes again: nothing, all of a block, or all but its
+            convolutions.
+        unroll: Blocks to each turn of the loop.
+        mesh: Devices to use, as "data=4"; "data=all" splits the batch over all there are.
+    """
+
+    program: Literal["train", "forward"] = "train"
+    recipe: str = ""
+    batch: int | None = None
+    size: int | None = None
+    classes: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    stack: bool = False
+    remat: Literal["none", "full", "convs"] = "none"
+    unroll: int = 1
+    mesh: str = "data=all"
+
+    def __post_init__(self) -> None:
+        """Checks what does not depend on the model.
+
+        Raises:
+            ValueError: If a number is not positive, or blocks are to be rematerialised or
+                unrolled and there is no stack of them.
+        """
+        for name in ("batch", "size", "classes", "unroll"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        if self.remat != "none" and not self.stack:
+            raise ValueError(
+                f"remat={self.remat!r} needs a stack: it says what is computed again of the blocks "
+                "of one, and outside of loops XLA merges what is computed twice on CPUs, so that "
+                "no memory is saved. Add --stack."
+            )
+        if self.unroll > 1 and not self.stack:
+            raise ValueError(
+                f"unroll={self.unroll} needs a stack: without one there is no loop. Add --stack."
+            )
+
+
+def compile_model(
+    name: str, options: CompileOptions, *, progress: Progress = silent
+) -> CompiledProgram:
+    """Compiles a program of a model, without images and without parameters.
+
+    Args:
+        name: The model; the recipe's if empty.
+        options: Which program, and for what.
+        progress: What to show meanwhile: see `nfx.aot.compile_step`.
+
+    Raises:
+        ValueError: If there is no such model or recipe, or they, the options and the machine do
+            not fit together.
+    """
+    recipe = _recipe(name, options)
+    mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
+    check_mesh(recipe, mesh)
+    parts = _parts(recipe, options)
+    program, arguments = _PROGRAMS[options.program](recipe, parts, mesh)
+    return compile_step(
+        program,
+        *arguments,
+        settings=_settings(recipe, parts, mesh, options),
+        model=jax.eval_shape(parts.build_model),
+        progress=progress,
+    )
+
+
+def _recipe(name: str, options: CompileOptions) -> Recipe:
+    """The recipe to compile, with what the options change."""
+    if options.recipe:
+        recipe = get_recipe(options.recipe)
+        name = name or recipe.model
+    elif name:
+        recipe = _paper_recipe(name)
+    else:
+        raise ValueError("Compile what? Give a model that `nfx models` lists, or --recipe NAME.")
+    return dataclasses.replace(
+        recipe,
+        model=name,
+        batch_size=options.batch or recipe.batch_size,
+        image_size=options.size or recipe.image_size,
+    )
+
+
+def _paper_recipe(name: str) -> Recipe:
+    """What the NFNet paper trains with; only what changes the program matters.
+
+    Batch-normalized models are trained without clipping.
+    """
+    variant = model_variant(name)
+    return Recipe(
+        data="",
+        image_size=variant.train_size,
+        color="rgb",
+        model=name,
+        learning_rate=0.1,
+        weight_decay=2e-5,
+        clipping=None if model_card(name).lineage == "batch norm" else 0.01,
+        ema=0.99999,
+        stochastic_depth=variant.stochastic_depth_rate,
+        dropout=variant.drop_rate,
+    )
+
+
+def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
+    """What the recipe stands for, on no images of the right shape."""
+    sample = recipe.data == "sample"
+    classes = options.classes or (len(SAMPLE_CLASSES) if sample else 1000)
+    shape = (recipe.image_size, recipe.image_size, 1 if recipe.color == "gray" else 3)
+    names = [str(index) for index in range(classes)]
+    nothing = ArraySource(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32), names)
+    parts = build_parts(recipe, Splits(nothing, nothing))
+
+    def build_model() -> PyTree:
+        model = parts.build_model()
+        if options.stack:
+            model = graph.stack_blocks(model, remat=options.remat, unroll=options.unroll)
+        return model
+
+    return parts._replace(
+        build_model=build_model,
+        preprocessing=parts.preprocessing._replace(dtype=options.dtype),
+    )
+
+
+# A function to compile, and its arguments.
+_Program = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def _training_step(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
+    step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
+    state = abstract_state(parts.build_model, parts.optimizer, mesh)
+    key = jax.ShapeDtypeStruct(parts.key.shape, parts.key.dtype, sharding=replicated(mesh))
+    return step, (state, _abstract_batch(recipe, parts, mesh), key)
+
+
+def _forward(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
+    state = abstract_state(parts.build_model, parts.optimizer, mesh)
+    images = _abstract_batch(recipe, parts, mesh).images
+    return _make_forward(parts.preprocessing, mesh), (state.model, state.statistics, images)
+
+
+_PROGRAMS: dict[str, Callable[[Recipe, Parts, Mesh], _Program]] = {
+    "train": _training_step,
+    "forward": _forward,
+}
+
+
+def _make_forward(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages.Wrapped:
+    def forward(
+        model: PyTree, statistics: PyTree, images: UInt8[Array, "n h w c"]
+    ) -> Float[Array, "n classes"]:
+        normalized = normalize(images, preprocessing.mean, preprocessing.std)
+        logits, _ = apply_batch(model, statistics, normalized.astype(preprocessing.dtype))
+        return logits.astype(jnp.float32)
+
+    split = batch_spec(mesh)
+    sharded = jax.shard_map(forward, mesh=mesh, in_specs=(P(), P(), split), out_specs=split)
+    whole, parted = replicated(mesh), NamedSharding(mesh, split)
+    return jax.jit(sharded, in_shardings=(whole, whole, parted), out_shardings=parted)
+
+
+def _abstract_batch(recipe: Recipe, parts: Parts, mesh: Mesh) -> Batch:
+    split = NamedSharding(mesh, batch_spec(mesh))
+    shape = (recipe.batch_size, *parts.splits.train.image_shape)
+    return Batch(
+        jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
+        jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=split),
+    )
+
+
+def _settings(
+    recipe: Recipe, parts: Parts, mesh: Mesh, options: CompileOptions
+) -> dict[str, str | int | float | bool | None]:
+    """What a report remembers of the options, with the defaults filled in."""
+    stack = {"stack": True, "remat": options.remat, "unroll": options.unroll}
+    return {
+        "model": recipe.model,
+        "program": options.program,
+        "recipe": options.recipe or None,
+        "batch": recipe.batch_size,
+        "size": recipe.image_size,
+        "classes": len(parts.splits.train.class_names),
+        "dtype": options.dtype,
+        **(stack if options.stack else {}),
+        "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items()),
+    }
