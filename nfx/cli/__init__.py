@@ -17,7 +17,12 @@ class _Command(NamedTuple):
 _COMMANDS = {
     "train": _Command("nfx.cli._train", "train a network, on the images nfx carries or your own"),
     "evaluate": _Command("nfx.cli._evaluate", "evaluate a run on its test images, or on others"),
-    "predict": _Command("nfx.cli._predict", "name what is in images, by a run or by weights"),
+    "predict": _Command(
+        "nfx.cli._predict", "name what is in images, by a run, weights, an artefact"
+    ),
+    "export": _Command(
+        "nfx.cli._export", "write a run or weights as a program that runs without nfx"
+    ),
     "models": _Command("nfx.cli._models", "list the models, their sizes and published accuracies"),
 }
 
@@ -72,10 +77,12 @@ def _quiet_libraries() -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Whether an error says what the user can do, so that a traceback would only hide it."""
+    if isinstance(error, ValueError):
+        return True
     from nfx.checkpoint import CheckpointError
     from nfx.train import RunDirectoryError, TrainingError
 
-    return isinstance(error, (ValueError, CheckpointError, RunDirectoryError, TrainingError))
+    return isinstance(error, (CheckpointError, RunDirectoryError, TrainingError))
 
 
 def _help() -> str:
