@@ -18,6 +18,7 @@ import nfx
 from nfx.aot import export_classifier, ExportOptions
 from nfx.cli import main
 from nfx.models import initial_statistics
+from nfx.recipes import get_recipe
 from nfx.serving import (
     ArtefactError,
     FORMAT,
@@ -26,6 +27,7 @@ from nfx.serving import (
     predict_images,
     save_artefact,
 )
+from nfx.train import RunDirectory
 
 
 # One worker runs them all: they share artefacts.
@@ -62,12 +64,12 @@ def build(name):
     return jax.tree.map(draw, jax.eval_shape(shapes))
 
 
-def reference(model, statistics, images, dtype=jnp.float32):
+def reference(model, statistics, images):
     """The logits as the library's user would compute them."""
     mean, std = np.float32(IMAGES.mean), np.float32(IMAGES.std)
-    x = jnp.asarray((images.astype(np.float32) / 255 - mean) / std).astype(dtype)
+    x = jnp.asarray((images.astype(np.float32) / 255 - mean) / std)
     run = jax.vmap(model) if statistics is None else lambda x: model(x, statistics)[0]
-    return np.asarray(jax.jit(run)(x).astype(jnp.float32))
+    return np.asarray(jax.jit(run)(x))
 
 
 def export(model, statistics=None, name="a model", **options):
@@ -130,6 +132,11 @@ def test_logits_are_the_models_at_any_batch(name, tmp_path):
         np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-5 * scale)
 
 
+def test_weights_are_standardized_before_and_not_in_the_program(artefact):
+    assert "rsqrt" not in artefact.program.mlir_module()
+    assert "rsqrt" in export(*build("se_resnext_micro")).program.mlir_module()
+
+
 def test_weights_baked_in_are_the_weights_beside(nano, artefact, tmp_path):
     path = save_artefact(export(*nano, weights="baked"), tmp_path / "baked.nfx")
     assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "program.bin"]
@@ -167,7 +174,7 @@ def test_the_manifest_says_what_the_artefact_is(saved, nano):
 def test_a_batch_of_its_own_is_filled_up(nano, artefact, folder, tmp_path):
     fixed = export(*nano, batch_size=2)
     fixed = load_artefact(save_artefact(fixed, tmp_path / "fixed.nfx"))
-    for count in (1, 2, 5):
+    for count in (2, 3):
         images = pixels(count)
         found = np.asarray(fixed.logits(images))
         np.testing.assert_allclose(found, artefact.logits(images), rtol=1e-5, atol=1e-5)
@@ -180,14 +187,12 @@ def test_bfloat16_is_computed_in_and_stored(nano, artefact, tmp_path):
     path = save_artefact(export(*nano, dtype="bfloat16"), tmp_path / "half.nfx")
     loaded = load_artefact(path)
     assert {str(leaf.dtype) for leaf in loaded.weights.values()} == {"bfloat16"}
-    images = pixels(4)
+    images = pixels(3)
     found = np.asarray(loaded.logits(images))
     assert found.dtype == np.float32
     exact = np.asarray(artefact.logits(images))
-    assert np.abs(found - exact).max() > 1e-4 * np.abs(exact).max()
-    close = 0.05 * np.abs(exact).max()
-    np.testing.assert_allclose(found, exact, atol=close)
-    np.testing.assert_allclose(found, reference(*nano, images, jnp.bfloat16), atol=close)
+    scale = np.abs(exact).max()
+    assert 1e-4 * scale < np.abs(found - exact).max() < 0.05 * scale
 
 
 def test_batch_statistics_stay_wide(tmp_path):
@@ -232,16 +237,15 @@ def test_the_page_shows_how_to_serve_without_nfx(saved, artefact, tmp_path):
     (block,) = [block for block in blocks if "safetensors" in block]
     assert len(block.splitlines()) <= 16
     (tmp_path / "nano.nfx").symlink_to(saved)
-    np.save(tmp_path / "images.npy", pixels(2))
+    np.save(tmp_path / "images.npy", pixels(3))
     end = "import sys\nassert 'nfx' not in sys.modules\njnp.save('logits.npy', logits)\n"
     code = "import sys, jax.numpy as jnp\nsys.modules['equinox'] = None\n" + block + end
     code = code.replace("np.zeros((2, 24, 24, 3), np.uint8)", "np.load('images.npy')")
     assert "images.npy" in code
     result = subprocess_python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    np.testing.assert_allclose(
-        np.load(tmp_path / "logits.npy"), artefact.logits(pixels(2)), rtol=1e-6, atol=1e-6
-    )
+    expected = artefact.logits(pixels(3))
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -401,20 +405,6 @@ def test_every_class_has_a_name(nano):
         export_classifier(nano[0], name="nano", images=IMAGES, class_names=["one"])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A few large steps on one device, after which classes differ."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    options = [
-        "--model", "nfnet_nano", "--steps", "3", "--batch-size", "16", "--warmup-steps", "0",
-        "--learning-rate", "10", "--ema", "0.5", "--clipping", "None",
-    ]  # fmt: skip
-    command = "import sys; from nfx.cli import main; sys.exit(main(sys.argv[1:]))"
-    result = subprocess_python(command, "train", "--run-dir", run, *options)
-    assert result.returncode == 0, result.stderr
-    return run
-
-
 def predictions(capsys, *arguments):
     assert main(["predict", *map(str, arguments), "--json", "--top", "10"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -422,11 +412,19 @@ def predictions(capsys, *arguments):
     return names, [[score["probability"] for score in line["classes"]] for line in lines]
 
 
-def test_an_exported_run_predicts_what_the_run_does(run, folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.slow  # it trains, for a few large steps on one device, after which classes differ
+def test_an_exported_run_predicts_what_the_run_does(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["export", str(run)]) == 0
+    options = [
+        "--model", "nfnet_nano", "--steps", "3", "--batch-size", "16", "--warmup-steps", "0",
+        "--learning-rate", "10", "--ema", "0.5", "--clipping", "None",
+    ]  # fmt: skip
+    command = "import sys; from nfx.cli import main; sys.exit(main(sys.argv[1:]))"
+    result = subprocess_python(command, "train", "--run-dir", "run", *options)
+    assert result.returncode == 0, result.stderr
+    assert main(["export", "run"]) == 0
     assert "nfx predict run.nfx IMAGES" in capsys.readouterr().out
-    names, probabilities = predictions(capsys, run, folder)
+    names, probabilities = predictions(capsys, "run", folder)
     assert len(names) == 3
     found_names, found = predictions(capsys, "run.nfx", folder, "--batch-size", "2")
     assert found_names == names
@@ -467,9 +465,12 @@ def test_random_weights_are_asked_for(tmp_path, folder, capsys):
         (["predict", "{names}.nfx", "{folder}"], "no such directory"),
     ],
 )
-def test_what_is_refused(run, saved, folder, tmp_path, capsys, monkeypatch, arguments, message):
+def test_what_is_refused(saved, folder, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names").write_text("one\n")
+    run = tmp_path / "run"
+    config = {"recipe": dataclasses.asdict(get_recipe("sample")), "class_names": list(CLASSES)}
+    RunDirectory.create(run, config)
     places = dict(run=run, saved=saved, folder=folder, names=tmp_path / "names")
     assert main([argument.format(**places) for argument in arguments]) == 1
     error = capsys.readouterr().err

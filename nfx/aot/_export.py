@@ -90,34 +90,18 @@ def export_classifier(
     if statistics is None:
         model = jax.jit(fold_weight_standardization)(model)
         model = jax.tree.map(lambda leaf: leaf.astype(options.dtype), model)
-    names, rebuild = _flatten(model, statistics)
-    arrays = {path: np.asarray(leaf) for path, leaf in names.items()}
-    baked = arrays if options.weights == "baked" else {}
+    leaves, rebuild = _flatten(model, statistics)
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    baked = options.weights == "baked"
 
-    def program(leaves: list[Array], pixels: UInt8[Array, "n h w c"]) -> Array:
-        by_name = baked or dict(zip(sorted(arrays), leaves, strict=True))
+    def program(arguments: list[Array], pixels: UInt8[Array, "n h w c"]) -> Array:
+        values = map(jnp.asarray, arrays.values()) if baked else arguments
+        by_name = dict(zip(arrays if baked else sorted(arrays), values, strict=True))
         return pixels_to_logits(*rebuild(by_name), pixels, images, options.dtype)
 
     weights = {} if baked else arrays
     exported = _lower(program, weights, images, options)
-    classes = exported.out_avals[0].shape[-1]
-    if classes != len(class_names):
-        raise ValueError(
-            f"There are {len(class_names)} names, and the model has {classes} classes."
-        )
-    manifest = Manifest(
-        model=name,
-        images=images,
-        class_names=tuple(class_names),
-        platforms=tuple(exported.platforms),
-        batch_size=options.batch_size,
-        dtype=options.dtype,
-        weights=options.weights,
-        parameters=parameters,
-        jax=jax.__version__,
-        calling_convention=exported.calling_convention_version,
-        nfx=importlib.metadata.version("nfx"),
-    )
+    manifest = _manifest(exported, parameters, name, images, class_names, options)
     return Artefact(manifest, exported, weights)
 
 
@@ -156,6 +140,34 @@ def _lower(
     leaves = [jax.ShapeDtypeStruct(weights[n].shape, weights[n].dtype) for n in sorted(weights)]
     pixels = jax.ShapeDtypeStruct((count, *images.shape), jnp.uint8)
     return jax.export.export(jax.jit(program), platforms=options.platforms)(leaves, pixels)
+
+
+def _manifest(
+    exported: jax.export.Exported,
+    parameters: int,
+    name: str,
+    images: ImageFormat,
+    class_names: Sequence[str],
+    options: ExportOptions,
+) -> Manifest:
+    classes = exported.out_avals[0].shape[-1]
+    if classes != len(class_names):
+        raise ValueError(
+            f"There are {len(class_names)} names, and the model has {classes} classes."
+        )
+    return Manifest(
+        model=name,
+        images=images,
+        class_names=tuple(class_names),
+        platforms=tuple(exported.platforms),
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+        weights=options.weights,
+        parameters=parameters,
+        jax=jax.__version__,
+        calling_convention=exported.calling_convention_version,
+        nfx=importlib.metadata.version("nfx"),
+    )
 
 
 def _flatten(
