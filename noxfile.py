@@ -70,3 +70,4 @@ def benchmarks(session: nox.Session) -> None:
     session.install("-e", ".[all]")
     session.run("python", "benchmarks/convolution.py")
     session.run("python", "benchmarks/agc.py")
+    session.run("python", "benchmarks/export.py")

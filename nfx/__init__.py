@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         nn as nn,
         optim as optim,
         recipes as recipes,
+        serving as serving,
         sharding as sharding,
         testing as testing,
         train as train,
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 __version__ = _version("nfx")
 
 _PACKAGES = frozenset({
-    "analysis", "aot", "augment", "checkpoint", "data", "graph", "models", "nn", "optim",
-    "recipes", "sharding", "testing", "train", "weights",
+    "analysis", "aot", "augment", "checkpoint", "data", "graph", "models", "nn", "optim", "recipes",
+    "serving", "sharding", "testing", "train", "weights",
 })  # fmt: skip
 _NAMES = {
     "create_model": "nfx.models",

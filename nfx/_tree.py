@@ -48,3 +48,11 @@ def mask_by_path(tree: PyTree, patterns: str | Sequence[str]) -> PyTree[bool]:
 def parameter_count(tree: PyTree) -> int:
     """Counts the numbers held by the leaves of `tree`, which may be abstract."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def replace_fields(module: Any, **fields: Any) -> Any:
+    """Copies a module with other values in some fields, whatever its constructor takes."""
+    copy = object.__new__(type(module))
+    for name, value in {**vars(module), **fields}.items():
+        object.__setattr__(copy, name, value)
+    return copy

@@ -14,7 +14,7 @@ def test_import_initialises_no_backend_and_loads_no_extra():
     run("""
 import sys
 import nfx
-from nfx import analysis, aot, augment, data, models, nn, optim, sharding, weights
+from nfx import analysis, aot, augment, data, models, nn, optim, serving, sharding, weights
 from nfx import create_model, list_models, unit_axes
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()

@@ -1,6 +1,6 @@
 """Ahead of time: what a compiler makes of a program, before anything runs."""
 
-from nfx.aot._cache import enable_compilation_cache as enable_compilation_cache
+from nfx._cache import enable_compilation_cache as enable_compilation_cache
 from nfx.aot._collectives import (
     Collective as Collective,
     collectives as collectives,
@@ -13,6 +13,12 @@ from nfx.aot._compile import (
     LoweredProgram as LoweredProgram,
     Progress as Progress,
     silent as silent,
+)
+from nfx.aot._export import (
+    Dtype as Dtype,
+    export_classifier as export_classifier,
+    ExportOptions as ExportOptions,
+    pixels_to_logits as pixels_to_logits,
 )
 from nfx.aot._macs import (
     count_jaxpr_macs as count_jaxpr_macs,

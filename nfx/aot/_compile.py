@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
+from nfx._cache import without_compilation_cache
 from nfx._tree import parameter_count
-from nfx.aot._cache import without_compilation_cache
 from nfx.aot._collectives import collectives, count_instructions
 from nfx.aot._macs import count_jaxpr_macs
 from nfx.aot._report import Memory, Report, Seconds

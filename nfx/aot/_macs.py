@@ -69,10 +69,21 @@ def _count_equation(equation: Any, known: _Known) -> int:
             kernel = equation.invars[1].aval.shape
             outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
             return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+        case "nfx_convolution":
+            return _convolution_macs(equation.outvars[0], params["geometry"])
+        case "nfx_input_gradient":
+            return _convolution_macs(equation.invars[0], params["geometry"])
+        case "nfx_kernel_gradient":
+            return _convolution_macs(equation.invars[1], params["geometry"])
         case name:
             inner = [_count(jaxpr, known) for jaxpr in _inner(params)]
             total = max(inner) if name == "cond" else sum(inner)
             return total * _repeats(name, params)
+
+
+def _convolution_macs(outputs: Any, geometry: Any) -> int:
+    """Of `nfx.nn.convolve`, and as many of either gradient."""
+    return math.prod(outputs.aval.shape) * math.prod(geometry.kernel) * geometry.channels
 
 
 def _repeats(name: str, params: dict[str, Any]) -> int:

@@ -22,8 +22,13 @@ _COMMANDS = {
     "evaluate": _Command(
         "nfx.cli._evaluate", "evaluate a run on its test images, or on others", True
     ),
-    "predict": _Command("nfx.cli._predict", "name what is in images, by a run or by weights", True),
+    "predict": _Command(
+        "nfx.cli._predict", "name what is in images, by a run, weights, an artefact", True
+    ),
     "compile": _Command("nfx.cli._compile", "report what a program costs, before it runs"),
+    "export": _Command(
+        "nfx.cli._export", "write a run or weights as a program that runs without nfx"
+    ),
     "models": _Command("nfx.cli._models", "list the models, their sizes and published accuracies"),
 }
 
@@ -84,17 +89,19 @@ def _enable_cache() -> None:
     if switch not in ("on", "off"):
         raise ValueError(f"NFX_COMPILATION_CACHE={switch!r} must be 'on' or 'off'.")
     if switch == "on":
-        from nfx.aot import enable_compilation_cache
+        from nfx._cache import enable_compilation_cache
 
         enable_compilation_cache()
 
 
 def _is_expected(error: Exception) -> bool:
     """Whether an error says what the user can do, so that a traceback would only hide it."""
+    if isinstance(error, ValueError):
+        return True
     from nfx.checkpoint import CheckpointError
     from nfx.train import RunDirectoryError, TrainingError
 
-    return isinstance(error, (ValueError, CheckpointError, RunDirectoryError, TrainingError))
+    return isinstance(error, (CheckpointError, RunDirectoryError, TrainingError))
 
 
 def _help() -> str:

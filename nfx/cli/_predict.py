@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +10,9 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from nfx.cli._class_names import read_class_names
 from nfx.data import list_images
-from nfx.recipes import predict, Prediction
+from nfx.serving import is_artefact, load_artefact, predict_images, Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +20,8 @@ class PredictCommand:
     """Name the most probable classes of images.
 
     Attributes:
-        what: A run directory, weights on the Hugging Face Hub (timm/dm_nfnet_f0.dm_in1k), or a
-            file of weights (.safetensors, .npz).
+        what: A run directory, an artefact of `nfx export`, weights on the Hugging Face Hub
+            (timm/dm_nfnet_f0.dm_in1k), or a file of weights (.safetensors, .npz).
         images: Files, and folders with all the images below them.
         model: The name of the model that a file of weights is of: see `nfx models`.
         top: How many classes to name.
@@ -31,7 +32,7 @@ class PredictCommand:
         json: Print JSON: one line an image.
     """
 
-    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|WEIGHTS")]
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|ARTEFACT|WEIGHTS")]
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     model: str | None = None
     top: int = 5
@@ -48,24 +49,41 @@ def main(arguments: Sequence[str]) -> int:
     if not command.images:
         raise ValueError("Which images? Give files or folders after the model.")
     files = list_images(command.images)
-    predictions = predict(
-        command.what,
-        files,
-        model=command.model,
-        top=command.top,
-        class_names=_read_names(command.class_names),
-        image_size=command.image_size,
-        batch_size=command.batch_size,
-        offline=command.offline,
-    )
+    by = _by_artefact if is_artefact(command.what) else _by_model
     show = _as_json if command.json else _as_text
     console = Console(stderr=True)
     for prediction in track(
-        predictions, "Images", total=len(files), console=console, transient=True,
+        by(command, files), "Images", total=len(files), console=console, transient=True,
         disable=not console.is_terminal,
     ):  # fmt: skip
         print(show(prediction), flush=True)
     return 0
+
+
+def _by_artefact(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
+    for option in ("model", "class_names", "image_size"):
+        if getattr(command, option) is not None:
+            raise ValueError(
+                f"An artefact knows its model, its classes and the size of its images: leave "
+                f"--{option.replace('_', '-')} out."
+            )
+    artefact = load_artefact(command.what)
+    return predict_images(artefact, files, top=command.top, batch_size=command.batch_size)
+
+
+def _by_model(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
+    from nfx.recipes import predict  # imports the models, which an artefact does without
+
+    return predict(
+        command.what,
+        files,
+        model=command.model,
+        top=command.top,
+        class_names=read_class_names(command.class_names),
+        image_size=command.image_size,
+        batch_size=command.batch_size,
+        offline=command.offline,
+    )
 
 
 def _as_json(prediction: Prediction) -> str:
@@ -76,12 +94,3 @@ def _as_json(prediction: Prediction) -> str:
 def _as_text(prediction: Prediction) -> str:
     lines = [f"{score.probability:7.1%}  {score.name}" for score in prediction.classes]
     return "\n".join([str(prediction.file), *lines])
-
-
-def _read_names(path: str | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Cannot read the names of the classes: {error}") from error

@@ -1,5 +1,6 @@
 """The residual block of batch-normalized networks."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from nfx.nn import (
     BatchNorm,
     BatchStatistics,
     Conv2d,
+    draw_kernel,
     Padding,
     SqueezeExcite,
     StochasticDepth,
@@ -142,9 +144,13 @@ def build_conv(
     padding: Padding,
     key: PRNGKeyArray,
 ) -> ConvNorm:
-    """Builds a convolution and its normalisation."""
-    conv = Conv2d(
-        in_channels, out_channels, kernel_size, stride=stride, groups=groups, padding=padding,
-        key=key,
-    )  # fmt: skip
+    """Builds a convolution and its normalisation.
+
+    Its kernel is drawn from N(0, 2 / fan_in), as is usual before a relu.
+
+    References:
+        He et al. (2015), arXiv:1502.01852.
+    """
+    kernel = draw_kernel(in_channels, out_channels, kernel_size, groups, key) * math.sqrt(2)
+    conv = Conv2d(kernel, stride=stride, groups=groups, padding=padding)
     return ConvNorm(conv, BatchNorm(out_channels, gain=gain))

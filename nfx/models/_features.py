@@ -1,11 +1,11 @@
 """What a network computes on its way to the logits, and what it takes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 
 class Features(NamedTuple):
@@ -58,9 +58,12 @@ def describe_features(
     return (*maps, FeatureInfo("final", final_channels, maps[-1].stride))
 
 
-def split_or_none(key: PRNGKeyArray | None, count: int) -> Iterator[PRNGKeyArray | None]:
-    """Returns `count` keys one by one, or as often None where there is no key."""
-    return iter([None] * count if key is None else jax.random.split(key, count))
+def split_or_none(key: PRNGKeyArray | None, counts: Sequence[int]) -> list[Key[Array, " _"] | None]:
+    """Returns as many keys as are asked for in each place, or None where there is no key."""
+    if key is None:
+        return [None] * len(counts)
+    keys = jax.random.split(key, sum(counts))
+    return [keys[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
 
 
 def check_image(image: jax.Array | jax.ShapeDtypeStruct, channels: int) -> None:

@@ -12,6 +12,7 @@ from nfx.nn import (
     Activation,
     ACTIVATIONS,
     average_pool,
+    Conv2d,
     EfficientChannelAttention,
     SqueezeExcite,
     StochasticDepth,
@@ -20,6 +21,9 @@ from nfx.nn import (
 
 
 Attention = SqueezeExcite | EfficientChannelAttention
+
+# As it is trained, or folded: see `nfx.graph.fold_weight_standardization`.
+Convolution = WSConv2d | Conv2d
 
 
 class NFBlock(eqx.Module):
@@ -34,18 +38,19 @@ class NFBlock(eqx.Module):
 
     unit_axes: ClassVar = {"skip_gain": "->"}
 
-    conv0: WSConv2d
-    conv1: WSConv2d
-    conv1b: WSConv2d | None
+    conv0: Convolution
+    conv1: Convolution
+    conv1b: Convolution | None
     inner_attention: Attention | None
-    conv2: WSConv2d
+    conv2: Convolution
     attention: Attention | None
-    conv_shortcut: WSConv2d | None
+    conv_shortcut: Convolution | None
     stochastic_depth: StochasticDepth
     skip_gain: Float[Array, ""] | None
     stride: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
     gamma: float = eqx.field(static=True)
+    gate_scale: float = eqx.field(static=True)
     alpha: float = eqx.field(static=True)
     beta: float = eqx.field(static=True)
 
@@ -104,22 +109,40 @@ class NFBlock(eqx.Module):
         self.stride = stride
         self.activation = variant.activation_function
         self.gamma = gamma
+        self.gate_scale = 2.0
         self.alpha = variant.alpha
         self.beta = beta
 
+    @property
+    def constants(self) -> dict[str, float]:
+        """What the blocks of a stage differ in and is no parameter: see `nfx.nn.Stack`."""
+        return {"beta": self.beta, "keep": 1 - self.stochastic_depth.rate}
+
     @jax.named_scope("nfx.models.NFBlock")
     def __call__(
-        self, x: Float[Array, "h w i"], *, key: PRNGKeyArray | None = None
+        self,
+        x: Float[Array, "h w i"],
+        *,
+        key: PRNGKeyArray | None = None,
+        beta: Float[Array, ""] | None = None,
+        keep: Float[Array, ""] | None = None,
     ) -> Float[Array, "h2 w2 o"]:
-        """Computes the output for one image."""
+        """Computes the output for one image.
+
+        Args:
+            x: The image.
+            key: Randomness of stochastic depth; without one, the branch is kept.
+            beta: In the place of the block's own, where that is data: see `nfx.nn.Stack`.
+            keep: In the place of one minus the rate of stochastic depth, likewise.
+        """
         activation = Activation(ACTIVATIONS[self.activation].function, self.gamma)
-        activated = activation(x) * self.beta
+        activated = activation(x) * (self.beta if beta is None else beta)
         branch = self.conv1(activation(self.conv0(activated)))
         if self.conv1b is not None:
             branch = self.conv1b(activation(branch))
-        branch = _attend(self.inner_attention, branch)
-        branch = _attend(self.attention, self.conv2(activation(branch)))
-        branch = self.stochastic_depth(branch, key=key)
+        branch = self._attend(self.inner_attention, branch)
+        branch = self._attend(self.attention, self.conv2(activation(branch)))
+        branch = self.stochastic_depth(branch, key=key, keep=keep)
         if self.skip_gain is not None:
             branch = branch * self.skip_gain.astype(x.dtype)
         return branch * self.alpha + self._shortcut(x, activated)
@@ -132,9 +155,10 @@ class NFBlock(eqx.Module):
         pools = self.stride > self.conv_shortcut.stride
         return self.conv_shortcut(average_pool(activated, 2, 2) if pools else activated)
 
-
-def _attend(attention: Attention | None, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-    return x if attention is None else 2 * attention(x) * x
+    def _attend(
+        self, attention: Attention | None, x: Float[Array, "h w c"]
+    ) -> Float[Array, "h w c"]:
+        return x if attention is None else self.gate_scale * attention(x) * x
 
 
 def _build_attention(

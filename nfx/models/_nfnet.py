@@ -6,7 +6,7 @@ from dataclasses import replace
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
 
 from nfx.models._features import (
     check_image,
@@ -15,7 +15,7 @@ from nfx.models._features import (
     Features,
     split_or_none,
 )
-from nfx.models._nf_block import NFBlock
+from nfx.models._nf_block import Convolution, NFBlock
 from nfx.models._variant import Family, NFNetVariant
 from nfx.nn import (
     Activation,
@@ -26,14 +26,41 @@ from nfx.nn import (
     Linear,
     max_pool,
     Padding,
+    Stack,
     WSConv2d,
 )
 
 
 class Stage(eqx.Module):
-    """Blocks at one resolution; the first may halve it."""
+    """Blocks at one resolution; the first may halve it. Alike ones may be in a `Stack`."""
 
-    blocks: tuple[NFBlock, ...]
+    blocks: tuple[NFBlock | Stack, ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return sum(blocks.depth if isinstance(blocks, Stack) else 1 for blocks in self.blocks)
+
+    @property
+    def first(self) -> NFBlock:
+        """The first block."""
+        blocks = self.blocks[0]
+        return blocks.blocks[0] if isinstance(blocks, Stack) else blocks
+
+    def __call__(
+        self, x: Float[Array, "h w i"], *, keys: Key[Array, " depth"] | None = None
+    ) -> Float[Array, "h2 w2 o"]:
+        """Computes the output for one image, with a key for each block."""
+        start = 0
+        for blocks in self.blocks:
+            if isinstance(blocks, Stack):
+                end = start + blocks.depth
+                x = blocks(x, keys=None if keys is None else keys[start:end])
+            else:
+                end = start + 1
+                x = blocks(x, key=None if keys is None else keys[start])
+            start = end
+        return x
 
 
 class NFNet(eqx.Module):
@@ -47,15 +74,16 @@ class NFNet(eqx.Module):
     groups, as in the official code (128 and not 192 in the first stage of the F+ variants).
     """
 
-    stem: tuple[WSConv2d, ...]
+    stem: tuple[Convolution, ...]
     stages: tuple[Stage, ...]
-    final_conv: WSConv2d | None
+    final_conv: Convolution | None
     head: Linear
     family: Family = eqx.field(static=True)
     stem_pool: bool = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
     activation: str = eqx.field(static=True)
     gamma: float = eqx.field(static=True)
+    stem_gamma: float = eqx.field(static=True)
     drop_rate: float = eqx.field(static=True)
 
     def __init__(
@@ -87,6 +115,7 @@ class NFNet(eqx.Module):
         self.stem_pool = variant.stem_pool
         self.padding = variant.padding
         self.activation = variant.activation_function
+        self.stem_gamma = self.gamma
         self.drop_rate = variant.drop_rate
 
     @property
@@ -95,10 +124,7 @@ class NFNet(eqx.Module):
         stem_stride = math.prod(conv.stride for conv in self.stem) * (2 if self.stem_pool else 1)
         return describe_features(
             (self.stem[-1].weight.shape[-1], stem_stride),
-            [
-                (stage.blocks[0].conv2.weight.shape[-1], stage.blocks[0].stride)
-                for stage in self.stages
-            ],
+            [(stage.first.conv2.weight.shape[-1], stage.first.stride) for stage in self.stages],
             self.head.weight.shape[0],
         )
 
@@ -123,21 +149,24 @@ class NFNet(eqx.Module):
         For other activations on the way, see `nfx.graph.taps`.
         """
         check_image(image, self.stem[0].weight.shape[2])
-        keys = split_or_none(key, sum(len(stage.blocks) for stage in self.stages) + 1)
-        activation = Activation(ACTIVATIONS[self.activation].function, self.gamma)
+        depths = [stage.depth for stage in self.stages]
+        *keys, dropout_keys = split_or_none(key, [*depths, 1])
+        function = ACTIVATIONS[self.activation].function
 
         stem = self.stem[0](image)
         for conv in self.stem[1:]:
-            stem = conv(activation(stem))
+            stem = conv(Activation(function, self.stem_gamma)(stem))
         x = stem = max_pool(stem, 3, 2, padding=self.padding) if self.stem_pool else stem
         maps = []
-        for stage in self.stages:
-            for block in stage.blocks:
-                x = block(x, key=next(keys))
+        for stage, stage_keys in zip(self.stages, keys, strict=True):
+            x = stage(x, keys=stage_keys)
             maps.append(x)
-        final = activation(x if self.final_conv is None else self.final_conv(x))
+        final = Activation(function, self.gamma)(
+            x if self.final_conv is None else self.final_conv(x)
+        )
         pooled = jnp.mean(final, axis=(0, 1))
-        logits = self.head(dropout(pooled, self.drop_rate, key=next(keys)))
+        dropout_key = None if dropout_keys is None else dropout_keys[0]
+        logits = self.head(dropout(pooled, self.drop_rate, key=dropout_key))
         return Features(stem, tuple(maps), final, pooled, logits)
 
 

@@ -7,7 +7,7 @@ from nfx.nn._attention import (
 )
 from nfx.nn._batch_norm import BatchNorm as BatchNorm, BatchStatistics as BatchStatistics
 from nfx.nn._channels import round_channels as round_channels
-from nfx.nn._conv import Conv2d as Conv2d, WSConv2d as WSConv2d
+from nfx.nn._conv import Conv2d as Conv2d, draw_kernel as draw_kernel, WSConv2d as WSConv2d
 from nfx.nn._convolution import (
     convolve as convolve,
     Padding as Padding,
@@ -21,6 +21,7 @@ from nfx.nn._ledger import (
 from nfx.nn._linear import Linear as Linear
 from nfx.nn._lowering import Lowering as Lowering, LOWERINGS as LOWERINGS
 from nfx.nn._pool import average_pool as average_pool, max_pool as max_pool
+from nfx.nn._stack import Remat as Remat, Stack as Stack
 from nfx.nn._standardize import (
     Standardization as Standardization,
     STANDARDIZATIONS as STANDARDIZATIONS,

@@ -68,7 +68,7 @@ class WSConv2d(eqx.Module):
                 f"standardization={standardization!r} must be one of {sorted(STANDARDIZATIONS)}."
             )
         window_padding(padding, kernel_size)
-        self.weight = _draw_kernel(in_channels, out_channels, kernel_size, groups, key)
+        self.weight = draw_kernel(in_channels, out_channels, kernel_size, groups, key)
         self.gain = jnp.ones(out_channels)
         self.bias = jnp.zeros(out_channels)
         self.stride = stride
@@ -76,6 +76,11 @@ class WSConv2d(eqx.Module):
         self.standardization = standardization
         self.padding = padding
         self.gamma = gamma
+
+    @property
+    def kernel(self) -> Float[Array, "kh kw i_per_group o"]:
+        """The standardized kernel, with gain and gamma."""
+        return STANDARDIZATIONS[self.standardization](self.weight, self.gain * self.gamma)
 
     @jax.named_scope("nfx.nn.WSConv2d")
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
@@ -87,45 +92,30 @@ class WSConv2d(eqx.Module):
 
 
 class Conv2d(eqx.Module):
-    """2D convolution, without a bias: a normalisation follows it."""
+    """2D convolution with the kernel as it is.
 
-    unit_axes: ClassVar = {"weight": "h w i o -> o"}
+    Attributes:
+        weight: The kernel; `draw_kernel` draws one.
+        bias: Added to the output, or None where a normalisation follows.
+        stride: Step between output pixels, in input pixels.
+        groups: Number of channel groups.
+        padding: `"SAME"` or `"symmetric"`: see `window_padding`.
+    """
+
+    unit_axes: ClassVar = {"weight": "h w i o -> o", "bias": "o ->"}
 
     weight: Float[Array, "kh kw i_per_group o"]
-    stride: int = eqx.field(static=True)
-    groups: int = eqx.field(static=True)
-    padding: Padding = eqx.field(static=True)
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        padding: Padding = "SAME",
-        key: PRNGKeyArray,
-    ):
-        """Draws the kernel from N(0, 2 / fan_in), as is usual before a relu.
-
-        Args and Raises: see `WSConv2d`.
-
-        References:
-            He et al. (2015), arXiv:1502.01852.
-        """
-        window_padding(padding, kernel_size)
-        kernel = _draw_kernel(in_channels, out_channels, kernel_size, groups, key)
-        self.weight = kernel * math.sqrt(2)
-        self.stride = stride
-        self.groups = groups
-        self.padding = padding
+    bias: Float[Array, " o"] | None = None
+    stride: int = eqx.field(static=True, default=1, kw_only=True)
+    groups: int = eqx.field(static=True, default=1, kw_only=True)
+    padding: Padding = eqx.field(static=True, default="SAME", kw_only=True)
 
     @jax.named_scope("nfx.nn.Conv2d")
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
         """Convolves one image, in its dtype."""
         kernel = self.weight.astype(x.dtype)
-        return convolve(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
+        y = convolve(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
+        return y if self.bias is None else y + self.bias.astype(x.dtype)
 
 
 # Jitted for its tracing cache: blocks repeat, and what repeats is traced and lowered once.
@@ -144,10 +134,14 @@ def _standardized_convolution(
     return convolve(x, kernel.astype(x.dtype), **how) + bias.astype(x.dtype)
 
 
-def _draw_kernel(
+def draw_kernel(
     in_channels: int, out_channels: int, size: int, groups: int, key: PRNGKeyArray
 ) -> Float[Array, "kh kw i_per_group o"]:
-    """A kernel from N(0, 1 / fan_in)."""
+    """Draws a square kernel from N(0, 1 / fan_in).
+
+    Raises:
+        ValueError: If `groups` does not divide both channel counts.
+    """
     if in_channels % groups or out_channels % groups:
         raise ValueError(
             f"groups={groups} must divide in_channels={in_channels} and "

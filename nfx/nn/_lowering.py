@@ -174,6 +174,8 @@ convolution_p = _primitive("convolution", windows_forward)
 input_gradient_p = _primitive("input_gradient", windows_input_gradient)
 kernel_gradient_p = _primitive("kernel_gradient", windows_kernel_gradient)
 
+CONVOLUTIONS = (convolution_p, input_gradient_p, kernel_gradient_p)
+
 ad.defbilinear(
     convolution_p,
     lambda y, x, kernel, geometry: input_gradient_p.bind(y, kernel, geometry=geometry),

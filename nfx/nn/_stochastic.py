@@ -22,14 +22,24 @@ class StochasticDepth(eqx.Module):
             raise ValueError(f"The drop rate must be in [0, 1), got rate={self.rate}.")
 
     def __call__(
-        self, x: Float[Array, "*shape"], *, key: PRNGKeyArray | None = None
+        self,
+        x: Float[Array, "*shape"],
+        *,
+        key: PRNGKeyArray | None = None,
+        keep: Float[Array, ""] | None = None,
     ) -> Float[Array, "*shape"]:
-        """Returns `x`, or with probability `rate` zeros. Without a key, `x`."""
-        if key is None or self.rate == 0:
+        """Returns `x`, or with probability `rate` zeros. Without a key, `x`.
+
+        Args:
+            x: The branch.
+            key: Randomness.
+            keep: In the place of `1 - rate`, where that is data: see `Stack`.
+        """
+        if key is None or (keep is None and self.rate == 0):
             return x
-        keep = 1 - self.rate
+        keep = 1 - self.rate if keep is None else keep
         kept = jax.random.bernoulli(key, keep).astype(x.dtype)
-        return x * (kept / keep if self.scale_by_keep else kept)
+        return x * (kept / jnp.asarray(keep, x.dtype) if self.scale_by_keep else kept)
 
 
 def dropout(

@@ -1,16 +1,18 @@
 """Recipes, and running them."""
 
 from nfx.recipes._build import build_parts as build_parts, Parts as Parts
+from nfx.recipes._classifier import (
+    Classifier as Classifier,
+    load_classifier as load_classifier,
+    random_classifier as random_classifier,
+)
 from nfx.recipes._compile import (
     compile_model as compile_model,
     CompileOptions as CompileOptions,
 )
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
-from nfx.recipes._predict import (
-    ClassScore as ClassScore,
-    predict as predict,
-    Prediction as Prediction,
-)
+from nfx.recipes._export import export as export
+from nfx.recipes._predict import predict as predict
 from nfx.recipes._recipe import (
     get_recipe as get_recipe,
     Recipe as Recipe,

@@ -1,0 +1,42 @@
+"""Other dtypes for parameters, by path."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from nfx._tree import leaves_by_path, map_with_path, path_matches
+
+
+Model = TypeVar("Model", bound=PyTree)
+
+
+def cast(model: Model, dtype: Any, patterns: str | Sequence[str] = ".*") -> Model:
+    r"""Returns `model` with the parameters whose paths match in another dtype.
+
+    >>> half = cast(model, jnp.bfloat16, r"stages/\d+/.*/weight")
+
+    Layers compute in the dtype of the image, and standardize kernels in that of the kernel:
+    what is cast here is what is stored.
+
+    Args:
+        model: Any pytree of arrays.
+        dtype: A floating-point dtype.
+        patterns: Of paths of leaves: see `nfx._tree.path_matches`.
+
+    Raises:
+        ValueError: If `dtype` is not floating-point, or a pattern matches nothing.
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype={jnp.dtype(dtype).name} must be floating-point.")
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    paths = list(leaves_by_path(model))
+    for pattern in patterns:
+        if not any(path_matches(path, pattern) for path in paths):
+            raise ValueError(
+                f"{pattern!r} matches none of the {len(paths)} parameters, such as "
+                f"{', '.join(map(repr, paths[:6]))}."
+            )
+    change = lambda path, leaf: leaf.astype(dtype) if path_matches(path, patterns) else leaf
+    return map_with_path(change, model)

@@ -1,0 +1,108 @@
+"""What is constant in inference, folded into plain convolutions."""
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nfx._tree import replace_fields
+from nfx.graph._stack import check_normalizer_free, stack_blocks, unstack_blocks
+from nfx.models import NFBlock, NFNet
+from nfx.nn import Conv2d, EfficientChannelAttention, SqueezeExcite, Stack, WSConv2d
+
+
+Attention = TypeVar("Attention", SqueezeExcite, EfficientChannelAttention)
+
+Scale = float | Float[Array, ""]
+
+
+def fold_weight_standardization(model: NFNet) -> NFNet:
+    """Returns `model` with plain convolutions that compute what its standardized ones did.
+
+    Into their kernels and biases go the standardization and its gain, the activations' gamma,
+    beta, alpha, the skip gain, and the factor of two on the gates of attention: a gate that is
+    to see the branch as it was has its first weights divided by what the branch is multiplied by.
+    All outputs and feature maps are the same to rounding, with a key too. There are
+    fewer parameters, and training them is another matter: nothing is standardized any more.
+
+    It is a function of arrays like any other: under `jax.jit` it is one program.
+
+    Args:
+        model: A normalizer-free network, of any family and lineage; stacks remain stacks.
+
+    Raises:
+        ValueError: If the model is not normalizer-free, or folded already.
+    """
+    check_normalizer_free(model)
+    if isinstance(model.stem[0], Conv2d):
+        raise ValueError("The model is folded already: its convolutions are plain.")
+    plain = unstack_blocks(model)
+    stem = [_fold(conv, scale) for conv, scale in zip(plain.stem, _stem_scales(plain), strict=True)]
+    stages = [
+        replace_fields(stage, blocks=tuple(map(_fold_block, stage.blocks)))
+        for stage in plain.stages
+    ]
+    final = None if plain.final_conv is None else _fold(plain.final_conv)
+    folded = replace_fields(
+        plain, stem=tuple(stem), stages=tuple(stages), final_conv=final, stem_gamma=1.0
+    )
+    stacks = [blocks for s in model.stages for blocks in s.blocks if isinstance(blocks, Stack)]
+    if not stacks:
+        return folded
+    return stack_blocks(folded, remat=stacks[0].remat, unroll=stacks[0].unroll)
+
+
+def _stem_scales(model: NFNet) -> list[float]:
+    """What goes into each kernel of the stem: the gamma of the activation before it."""
+    return [1.0] + [model.stem_gamma] * (len(model.stem) - 1)
+
+
+def _fold(conv: WSConv2d, inputs: Scale = 1.0, outputs: Scale = 1.0) -> Conv2d:
+    """A convolution whose input and output are multiplied by constants."""
+    return Conv2d(
+        conv.kernel * (inputs * outputs),
+        conv.bias * outputs,
+        stride=conv.stride,
+        groups=conv.groups,
+        padding=conv.padding,
+    )
+
+
+def _fold_block(block: NFBlock) -> NFBlock:
+    gamma, scale = block.gamma, block.alpha
+    if block.skip_gain is not None:
+        scale = scale * block.skip_gain
+    # An attention inside of the branch, before an activation, is folded where it is.
+    inner = 1.0 if block.inner_attention is None else block.gate_scale
+    outer = scale if block.attention is None else scale * block.gate_scale
+    last = "conv1" if block.conv1b is None else "conv1b"
+    convs = {
+        "conv0": _fold(block.conv0, gamma * block.beta),
+        "conv1": _fold(block.conv1, gamma, inner if last == "conv1" else 1.0),
+        "conv1b": block.conv1b and _fold(block.conv1b, gamma, inner),
+        "conv2": _fold(block.conv2, gamma, outer),
+        "conv_shortcut": block.conv_shortcut and _fold(block.conv_shortcut, gamma * block.beta),
+    }
+    return replace_fields(
+        block,
+        **convs,
+        inner_attention=_undo(block.inner_attention, inner),
+        attention=_undo(block.attention, outer),
+        skip_gain=None,
+        gamma=1.0,
+        gate_scale=1.0,
+        alpha=1.0,
+        beta=1.0,
+    )
+
+
+def _undo(attention: Attention | None, scale: Scale) -> Attention | None:
+    """The attention that gates what is multiplied by `scale` as it gated it before."""
+    if attention is None:
+        return None
+    weight = lambda a: a.fc0.weight if isinstance(a, SqueezeExcite) else a.weight
+    factor = jnp.asarray(scale, weight(attention).dtype)
+    # A branch that is multiplied by zero is zero, whatever its gate.
+    undone = jnp.where(factor == 0, 0, 1 / factor)
+    return eqx.tree_at(weight, attention, weight(attention) * undone)

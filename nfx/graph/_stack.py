@@ -1,0 +1,84 @@
+"""Blocks of a stage that are alike, run by a loop."""
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from nfx._tree import replace_fields
+from nfx.models import NFBlock, NFNet
+from nfx.nn import Remat, Stack
+
+
+def stack_blocks(model: NFNet, *, remat: Remat = "none", unroll: int = 1) -> NFNet:
+    """Returns `model` with every run of alike blocks in a stage as one `nfx.nn.Stack`.
+
+    It computes the same, and its gradients, stochastic depth and clipping are the same; its
+    program and the time to compile it no longer grow with its depth. The blocks that go into a
+    stack differ in beta and in the rate of stochastic depth only: all of a stage but the first.
+    Their parameters are stored stacked, under `stages/2/blocks/1/block/conv0/weight`.
+
+    >>> model = jax.eval_shape(lambda: stack_blocks(create_model("nfnet_f7", key=key)))
+
+    Args:
+        model: A model of `create_model`; a stack that is there already is stacked anew. Abstract
+            leaves need `jax.eval_shape`, as above.
+        remat: What the backward pass computes again in place of keeping it: "none"; "full", each
+            block from its input; "convs", all but the outputs of convolutions; or a policy of
+            `jax.checkpoint_policies`.
+        unroll: Blocks in one turn of the loop.
+
+    Raises:
+        ValueError: If the model has no `NFBlock`s, or `remat` or `unroll` is not what it can be.
+    """
+    check_normalizer_free(model)
+
+    def stacked(blocks: tuple[NFBlock, ...]) -> tuple[NFBlock | Stack, ...]:
+        runs = [tuple(run) for _, run in groupby(blocks, key=_kind)]
+        return tuple(
+            Stack(run, remat=remat, unroll=min(unroll, len(run))) if len(run) > 1 else run[0]
+            for run in runs
+        )
+
+    return _map_stages(stacked, unstack_blocks(model))
+
+
+def unstack_blocks(model: NFNet) -> NFNet:
+    """Returns `model` with all its blocks on their own: undoes `stack_blocks`, to the bit.
+
+    Raises:
+        ValueError: If the model has no `NFBlock`s.
+    """
+    check_normalizer_free(model)
+    return _map_stages(
+        lambda blocks: tuple(
+            block
+            for each in blocks
+            for block in (each.blocks if isinstance(each, Stack) else (each,))
+        ),
+        model,
+    )
+
+
+def check_normalizer_free(model: PyTree) -> None:
+    """Raises a `ValueError` if `model` is not a normalizer-free network."""
+    if not isinstance(model, NFNet):
+        raise ValueError(
+            f"This rewrite is of a normalizer-free network (nfx.models.NFNet), not of a "
+            f"{type(model).__name__}."
+        )
+
+
+def _map_stages(change: Callable[[Any], Any], model: NFNet) -> NFNet:
+    stages = tuple(replace_fields(stage, blocks=change(stage.blocks)) for stage in model.stages)
+    return replace_fields(model, stages=stages)
+
+
+def _kind(block: NFBlock) -> Any:
+    """Equal for blocks that can be one: without what they may differ in."""
+    depth = replace_fields(block.stochastic_depth, rate=0.0)
+    plain = replace_fields(block, beta=1.0, stochastic_depth=depth)
+    leaves, structure = jax.tree.flatten(plain)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

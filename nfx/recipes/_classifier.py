@@ -1,0 +1,131 @@
+"""A trained classifier, wherever it comes from: a run, a file of weights, the Hub."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nfx.data import FolderSource, Splits
+from nfx.models import create_model, initial_statistics, model_card, model_variant
+from nfx.recipes._build import build_parts
+from nfx.recipes._evaluation import restore_run
+from nfx.recipes._recipe import recipe_from_config
+from nfx.serving import check_positive, ImageFormat
+from nfx.train import RunDirectory
+from nfx.weights import load_pretrained, pretrained_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network, and the images it takes.
+
+    Attributes:
+        name: The model's name.
+        model: The network.
+        statistics: Its state: see `nfx.models.initial_statistics`.
+        images: What it takes.
+        class_names: Names of the classes, or their numbers where no names are known.
+    """
+
+    name: str
+    model: Any
+    statistics: Any
+    images: ImageFormat
+    class_names: tuple[str, ...]
+
+
+def load_classifier(
+    what: str | Path,
+    *,
+    model: str | None = None,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    offline: bool = False,
+) -> Classifier:
+    """Loads a classifier.
+
+    Args:
+        what: A run directory, whose averaged parameters are used, or weights: see
+            `nfx.load_pretrained`.
+        model: The model's name, for a file of weights.
+        class_names: Names of the classes, for weights that do not come with them.
+        image_size: Side of the square that images are brought to; by default what the run was
+            trained on, or the model's test size.
+        offline: Whether to look for weights in the cache only.
+
+    Raises:
+        ValueError: If something is missing or does not fit.
+        RunDirectoryError: If a directory is not a run.
+        CheckpointError: If its last checkpoint is damaged.
+    """
+    check_positive(image_size=image_size)
+    if Path(what).expanduser().is_dir():
+        return _from_run(what, image_size, class_names)
+    name = pretrained_model(what, model)
+    network = load_pretrained(what, model=name, offline=offline)
+    return _classifier(name, network, image_size, class_names)
+
+
+def random_classifier(
+    name: str, *, class_names: Sequence[str] | None = None, image_size: int | None = None
+) -> Classifier:
+    """Returns a model with random weights, of RGB images, which classifies nothing.
+
+    Args:
+        name: The model's name.
+        class_names: Names of the classes; by default there are 1,000.
+        image_size: Side of the images, by default the model's test size.
+
+    Raises:
+        ValueError: If there is no such model, or the size is not positive.
+    """
+    check_positive(image_size=image_size)
+    classes = 1000 if class_names is None else len(class_names)
+    build = lambda: create_model(name, num_classes=classes, key=jax.random.key(0))
+    return _classifier(name, jax.jit(build)(), image_size, class_names)
+
+
+def _from_run(
+    run: str | Path, image_size: int | None, class_names: Sequence[str] | None
+) -> Classifier:
+    directory = RunDirectory.open(run)
+    recipe = recipe_from_config(directory.config)
+    if class_names is not None:
+        raise ValueError(f"The run in {str(run)!r} knows the names of its classes: leave them out.")
+    channels = 1 if recipe.data == "sample" or recipe.color == "gray" else 3
+    size = image_size or (28 if recipe.data == "sample" else recipe.image_size)
+    names = tuple(directory.config["class_names"])
+    # No images, but their shape and classes, from which the model's follow.
+    source = FolderSource([], np.zeros(0, np.int32), names, (size, size, channels))
+    parts = build_parts(recipe, Splits(source, source))
+    state = restore_run(directory, parts)
+    mean, std = parts.preprocessing.mean, parts.preprocessing.std
+    images = ImageFormat(size=size, channels=channels, mean=mean, std=std)
+    return Classifier(recipe.model, state.ema, state.statistics, images, names)
+
+
+def _classifier(
+    name: str, network: Any, image_size: int | None, class_names: Sequence[str] | None
+) -> Classifier:
+    """A network as its card says it is used."""
+    card = model_card(name)
+    classes = network.head.bias.shape[0]
+    names = tuple(map(str, range(classes) if class_names is None else class_names))
+    if len(names) != classes:
+        raise ValueError(f"There are {len(names)} names, and the model has {classes} classes.")
+    first = network.stem[0]
+    channels = getattr(first, "conv", first).weight.shape[2]
+    if channels not in (1, 3):
+        raise ValueError(f"Images have 1 or 3 channels, and the model takes {channels}.")
+    images = ImageFormat(
+        size=image_size or model_variant(name).test_size,
+        channels=channels,
+        mean=card.mean if channels == 3 else card.mean[:1],
+        std=card.std if channels == 3 else card.std[:1],
+        crop=card.crop,
+        squash=card.squash,
+    )
+    return Classifier(name, network, initial_statistics(network), images, names)

@@ -1,0 +1,202 @@
+"""Artefacts on disk: written whole or not at all, read only if nothing has changed."""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+
+from nfx.serving._artefact import Artefact
+from nfx.serving._manifest import ArtefactError, Manifest, read_manifest, write_manifest
+
+
+SUFFIX = ".nfx"
+
+_MANIFEST = "manifest.json"
+_PROGRAM = "program.bin"
+_WEIGHTS = "weights.safetensors"
+
+
+def is_artefact(path: str | Path) -> bool:
+    """Whether a path is meant to be an artefact: by its suffix, or by what is in it."""
+    path = Path(path).expanduser()
+    return path.suffix == SUFFIX or (path / _MANIFEST).is_file()
+
+
+def check_destination(path: str | Path) -> Path:
+    """Returns the path that an artefact can be saved under.
+
+    Raises:
+        ArtefactError: If it does not end in `.nfx`, is taken, or its folder does not exist.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != SUFFIX:
+        raise ArtefactError(f"{str(path)!r} must end in {SUFFIX}: artefacts are known by that.")
+    if path.exists() or path.is_symlink():
+        raise ArtefactError(f"{str(path)!r} exists already: remove it, or choose another name.")
+    if not path.parent.is_dir():
+        raise ArtefactError(f"No folder {str(path.parent)!r} to write {path.name!r} into.")
+    return path
+
+
+def save_artefact(artefact: Artefact, path: str | Path) -> Path:
+    """Writes an artefact as a directory, which is there as a whole or not at all.
+
+    It is written under another name and renamed when everything is on the disk.
+
+    Args:
+        artefact: What to save.
+        path: Where; must end in `.nfx` and not exist yet.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArtefactError: If it cannot be written there, or a package is missing.
+    """
+    path = check_destination(path)
+    _require_flatbuffers()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir()
+        _write_contents(artefact, temporary)
+        temporary.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise ArtefactError(f"Cannot write {str(path)!r}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def load_artefact(path: str | Path) -> Artefact:
+    """Reads an artefact, after comparing every byte with its checksums.
+
+    Args:
+        path: The directory.
+
+    Raises:
+        ArtefactError: If there is none, something is missing or damaged, it is of another
+            format, or it was not made for the platform of this process.
+    """
+    path = Path(path).expanduser()
+    try:
+        manifest = _verified_manifest(path)
+        _check_runs_here(manifest)
+        _require_flatbuffers()
+        return Artefact(manifest, _read_program(path), _read_weights(path, manifest))
+    except ArtefactError as error:
+        raise ArtefactError(f"Cannot use the artefact {str(path)!r}: {error}.") from error
+
+
+def _write_contents(artefact: Artefact, directory: Path) -> None:
+    program, weights = directory / _PROGRAM, directory / _WEIGHTS
+    program.write_bytes(artefact.program.serialize())
+    if artefact.manifest.weights == "separate":
+        _safetensors().save_file(dict(artefact.weights), str(weights))
+        weights.chmod(program.stat().st_mode)  # safetensors lets only the owner read
+    contents = sorted(directory.iterdir())
+    # The manifest comes last: without it, nothing is an artefact.
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in contents}
+    (directory / _MANIFEST).write_text(write_manifest(artefact.manifest, files))
+    for written in (*contents, directory / _MANIFEST, directory):
+        _sync(written)
+
+
+def _verified_manifest(path: Path) -> Manifest:
+    if not path.is_dir():
+        raise ArtefactError("there is no such directory")
+    try:
+        text = (path / _MANIFEST).read_text()
+    except FileNotFoundError as error:
+        raise ArtefactError(f"it has no {_MANIFEST}, and is not a whole one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"its {_MANIFEST} cannot be read ({error})") from error
+    manifest, files = read_manifest(text)
+    needed = {_PROGRAM, _WEIGHTS} if manifest.weights == "separate" else {_PROGRAM}
+    if set(files) != needed:
+        raise ArtefactError(f"its {_MANIFEST} must list {', '.join(sorted(needed))}")
+    for name, written in files.items():
+        _check_file(path / name, written)
+    return manifest
+
+
+def _check_file(file: Path, written: Mapping[str, Any]) -> None:
+    if not file.is_file():
+        raise ArtefactError(f"it has no {file.name}: copy the directory again, with all its files")
+    size = file.stat().st_size
+    if size != written["bytes"]:
+        raise ArtefactError(
+            f"its {file.name} has {size:,} bytes and not {written['bytes']:,}: copy it again"
+        )
+    if _hash(file) != written["sha256"]:
+        raise ArtefactError(f"its {file.name} is damaged, by its checksum: copy it again")
+
+
+def _check_runs_here(manifest: Manifest) -> None:
+    platform = jax.export.default_export_platform()
+    if platform not in manifest.platforms:
+        raise ArtefactError(
+            f"it was made for {', '.join(manifest.platforms)}, and JAX runs on {platform} here: "
+            f"export with --platforms {','.join((*manifest.platforms, platform))}"
+        )
+    oldest, newest = (
+        jax.export.minimum_supported_calling_convention_version,
+        jax.export.maximum_supported_calling_convention_version,
+    )
+    if not oldest <= manifest.calling_convention <= newest:
+        raise ArtefactError(
+            f"jax {manifest.jax} wrote its program by calling convention "
+            f"{manifest.calling_convention}, and jax {jax.__version__} reads {oldest} to {newest}: "
+            "install a nearer version, or export again"
+        )
+
+
+def _read_program(path: Path) -> jax.export.Exported:
+    try:
+        return jax.export.deserialize(bytearray((path / _PROGRAM).read_bytes()))
+    except Exception as error:  # of any kind: the file is whole, and this JAX cannot read it
+        raise ArtefactError(
+            f"jax {jax.__version__} cannot read its program ({error}): export again with it"
+        ) from error
+
+
+def _read_weights(path: Path, manifest: Manifest) -> dict[str, Any]:
+    if manifest.weights == "baked":
+        return {}
+    return dict(_safetensors().load_file(str(path / _WEIGHTS)))
+
+
+def _safetensors() -> Any:
+    """The functions for JAX's arrays. The module is named for Flax and does not need it."""
+    try:
+        import safetensors.flax
+    except ModuleNotFoundError as error:
+        raise ArtefactError("it needs safetensors: pip install 'nfx[export]'") from error
+    return safetensors.flax
+
+
+def _require_flatbuffers() -> None:
+    """Raises what to install, before `jax.export` fails half-way."""
+    try:
+        import flatbuffers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ArtefactError("jax.export needs flatbuffers: pip install 'nfx[export]'") from error
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as contents:
+        return hashlib.file_digest(contents, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""The most probable classes of images, by whatever computes logits."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nfx.data import evaluation_batches, FolderSource, list_images, PADDING_LABEL, View
+from nfx.serving._artefact import Artefact
+from nfx.serving._manifest import ImageFormat
+
+
+class ClassScore(NamedTuple):
+    """A class and its share of the softmax.
+
+    Attributes:
+        label: Its number.
+        name: Its name, or its number where no names are known.
+        probability: From 0 to 1.
+    """
+
+    label: int
+    name: str
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, in order."""
+
+    file: Path
+    classes: tuple[ClassScore, ...]
+
+
+def predict_images(
+    artefact: Artefact, images: Sequence[str | Path], *, top: int = 5, batch_size: int = 32
+) -> Iterator[Prediction]:
+    """Yields the most probable classes of images, by an artefact.
+
+    Args:
+        artefact: The classifier.
+        images: Files, and folders with all the images below them.
+        top: How many classes to name.
+        batch_size: Images at a time, if the artefact takes any number; otherwise its own.
+
+    Raises:
+        ValueError: If there are no images, a number is not positive, or, while iterating, a file
+            is not an image.
+    """
+    manifest = artefact.manifest
+    size = batch_size if manifest.batch_size == "symbolic" else manifest.batch_size
+    check_positive(top=top, batch_size=batch_size)
+    files = list_images(images)
+    return name_images(
+        files, manifest.images, manifest.class_names, artefact.logits, top=top, batch_size=size
+    )
+
+
+def name_images(
+    files: Sequence[Path],
+    images: ImageFormat,
+    class_names: Sequence[str],
+    logits: Callable[[np.ndarray], Any],
+    *,
+    top: int,
+    batch_size: int,
+) -> Iterator[Prediction]:
+    """Yields the most probable classes of image files, in their order, as they are computed.
+
+    Args:
+        files: The files.
+        images: What to make of them.
+        class_names: Names of the classes.
+        logits: From a batch of such images, always of the same size, to logits.
+        top: How many classes to name, if there are as many.
+        batch_size: Images at a time.
+
+    Raises:
+        ValueError: While iterating, if a file is not an image.
+    """
+    view = View(images.crop, images.squash)
+    labels = np.zeros(len(files), np.int32)
+    source = FolderSource(files, labels, class_names, images.shape, view)
+    remaining = iter(files)
+    for batch in evaluation_batches(source, min(batch_size, len(source))):
+        scores = np.asarray(logits(batch.images), np.float32)[batch.labels != PADDING_LABEL]
+        for probabilities in _softmax(scores):
+            best = np.argsort(-probabilities, kind="stable")[:top]
+            classes = (
+                ClassScore(int(label), str(class_names[label]), float(probabilities[label]))
+                for label in best
+            )
+            yield Prediction(next(remaining), tuple(classes))
+
+
+def check_positive(**numbers: int | None) -> None:
+    """Raises a `ValueError` that shows `numbers`, if one that is given is less than 1."""
+    if any(number is not None and number < 1 for number in numbers.values()):
+        shown = ", ".join(f"{name}={number}" for name, number in numbers.items())
+        raise ValueError(f"{shown}: must be positive.")
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    return powers / np.sum(powers, axis=-1, keepdims=True)

@@ -1,0 +1,478 @@
+"""Artefacts: the same numbers as the model, anywhere, and nothing from what is not whole."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import nfx
+from nfx.aot import export_classifier, ExportOptions
+from nfx.cli import main
+from nfx.models import initial_statistics
+from nfx.recipes import get_recipe
+from nfx.serving import (
+    ArtefactError,
+    FORMAT,
+    ImageFormat,
+    load_artefact,
+    predict_images,
+    save_artefact,
+)
+from nfx.train import RunDirectory
+
+
+# One worker runs them all: they share artefacts.
+pytestmark = pytest.mark.xdist_group("export")
+
+ROOT = Path(__file__).parents[1]
+MODELS = ["nfnet_micro", "timm/test_nfnet", "se_resnext_micro"]
+CLASSES = ("ant", "bee", "cat", "dog", "elk")
+IMAGES = ImageFormat(
+    size=24, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop=0.9, squash=True
+)
+FILES = ["program.bin", "weights.safetensors", "manifest.json"]
+
+
+def pixels(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *IMAGES.shape), np.uint8)
+
+
+def build(name):
+    """A model and its state, none of whose leaves is zeros or ones: so none goes unseen."""
+
+    def shapes():
+        model = nfx.create_model(name, num_classes=len(CLASSES), key=jax.random.key(0))
+        return model, initial_statistics(model)
+
+    rng = np.random.default_rng(1)
+
+    def draw(leaf):
+        if leaf.ndim < 2:
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        fan_in = np.prod(leaf.shape[:-1])
+        return jnp.asarray(rng.normal(0, fan_in**-0.5, leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, jax.eval_shape(shapes))
+
+
+def reference(model, statistics, images):
+    """The logits as the library's user would compute them."""
+    mean, std = np.float32(IMAGES.mean), np.float32(IMAGES.std)
+    x = jnp.asarray((images.astype(np.float32) / 255 - mean) / std)
+    run = jax.vmap(model) if statistics is None else lambda x: model(x, statistics)[0]
+    return np.asarray(jax.jit(run)(x))
+
+
+def export(model, statistics=None, name="a model", **options):
+    return export_classifier(
+        model, name=name, images=IMAGES, class_names=CLASSES, statistics=statistics,
+        options=ExportOptions(**options),
+    )  # fmt: skip
+
+
+def subprocess_python(code, *arguments, **options):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return build("nfnet_nano")
+
+
+@pytest.fixture(scope="module")
+def artefact(nano):
+    return export(*nano, name="nfnet_nano")
+
+
+@pytest.fixture(scope="module")
+def saved(artefact, tmp_path_factory):
+    return save_artefact(artefact, tmp_path_factory.mktemp("artefacts") / "nano.nfx")
+
+
+@pytest.fixture
+def copy(artefact, tmp_path):
+    return save_artefact(artefact, tmp_path / "copy.nfx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 256, (30, 40 + index, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_the_models_at_any_batch(name, tmp_path):
+    model, statistics = build(name)
+    path = save_artefact(export(model, statistics), tmp_path / "model.nfx")
+    loaded = load_artefact(path)
+    images = pixels(8)
+    expected = reference(model, statistics, images)
+    scale = np.abs(expected).max()
+    assert np.ptp(expected, axis=0).min() > 1e-3 * scale  # images are not all the same to it
+    for count in (1, 3, 8):
+        found = np.asarray(loaded.logits(images[:count]))
+        assert found.dtype == np.float32
+        assert found.shape == (count, len(CLASSES))
+        np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_weights_are_standardized_before_and_not_in_the_program(artefact):
+    assert "rsqrt" not in artefact.program.mlir_module()
+    assert "rsqrt" in export(*build("se_resnext_micro")).program.mlir_module()
+
+
+def test_weights_baked_in_are_the_weights_beside(nano, artefact, tmp_path):
+    path = save_artefact(export(*nano, weights="baked"), tmp_path / "baked.nfx")
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "program.bin"]
+    count = nfx._tree.parameter_count(nano[0])
+    assert (path / "program.bin").stat().st_size > 4 * count // 2  # standardized gains are gone
+    images = pixels(3)
+    baked, separate = load_artefact(path).logits(images), artefact.logits(images)
+    np.testing.assert_allclose(baked, separate, rtol=1e-5, atol=1e-5)
+
+
+def test_one_program_serves_platforms_that_are_not_here(saved):
+    assert {device.platform for device in jax.devices()} == {"cpu"}
+    loaded = load_artefact(saved)
+    assert loaded.program.platforms == loaded.manifest.platforms == ("cpu", "tpu", "cuda")
+    text = loaded.program.mlir_module()
+    assert "stablehlo.convolution" in text
+
+
+def test_the_manifest_says_what_the_artefact_is(saved, nano):
+    document = json.loads((saved / "manifest.json").read_text())
+    assert document["format"] == FORMAT == 1
+    assert document["images"] == {**dataclasses.asdict(IMAGES), "mean": [0.4, 0.5, 0.6],
+                                  "std": [0.2, 0.25, 0.3]}  # fmt: skip
+    expected = {
+        "model": "nfnet_nano", "class_names": list(CLASSES), "platforms": ["cpu", "tpu", "cuda"],
+        "batch_size": "symbolic", "dtype": "float32", "weights": "separate",
+        "parameters": nfx._tree.parameter_count(nano[0]), "jax": jax.__version__,
+        "nfx": nfx.__version__,
+    }  # fmt: skip
+    assert {name: document[name] for name in expected} == expected
+    assert sorted(document["files"]) == ["program.bin", "weights.safetensors"]
+    assert load_artefact(saved).manifest.images == IMAGES
+
+
+def test_a_batch_of_its_own_is_filled_up(nano, artefact, folder, tmp_path):
+    fixed = export(*nano, batch_size=2)
+    fixed = load_artefact(save_artefact(fixed, tmp_path / "fixed.nfx"))
+    for count in (2, 3):
+        images = pixels(count)
+        found = np.asarray(fixed.logits(images))
+        np.testing.assert_allclose(found, artefact.logits(images), rtol=1e-5, atol=1e-5)
+    ours, theirs = (list(predict_images(one, [folder])) for one in (fixed, artefact))
+    assert len(ours) == 3
+    assert [p.classes[0].name for p in ours] == [p.classes[0].name for p in theirs]
+
+
+def test_bfloat16_is_computed_in_and_stored(nano, artefact, tmp_path):
+    path = save_artefact(export(*nano, dtype="bfloat16"), tmp_path / "half.nfx")
+    loaded = load_artefact(path)
+    assert {str(leaf.dtype) for leaf in loaded.weights.values()} == {"bfloat16"}
+    images = pixels(3)
+    found = np.asarray(loaded.logits(images))
+    assert found.dtype == np.float32
+    exact = np.asarray(artefact.logits(images))
+    scale = np.abs(exact).max()
+    assert 1e-4 * scale < np.abs(found - exact).max() < 0.05 * scale
+
+
+def test_batch_statistics_stay_wide(tmp_path):
+    model, statistics = build("se_resnext_micro")
+    half = export(model, statistics, dtype="bfloat16")
+    assert half.weights["statistics/stem/0/mean"].dtype == np.float32
+    expected = reference(model, statistics, pixels(4))
+    close = 0.05 * np.abs(expected).max()
+    np.testing.assert_allclose(half.logits(pixels(4)), expected, atol=close)
+
+
+ELSEWHERE = """
+import sys
+import numpy as np
+from nfx.cli import main
+from nfx.serving import load_artefact
+
+path, images, output, folder = sys.argv[1:]
+np.save(output, load_artefact(path).logits(np.load(images)))
+assert main(["predict", path, folder, "--json", "--top", "2", "--batch-size", "2"]) == 0
+unwanted = {"equinox", "optax", "nfx.models", "nfx.nn", "nfx.recipes", "nfx.aot"} & set(sys.modules)
+assert not unwanted, unwanted
+"""
+
+
+def test_another_process_needs_no_code_of_models(saved, artefact, folder, tmp_path):
+    np.save(tmp_path / "images.npy", pixels(3))
+    places = [saved, tmp_path / "images.npy", tmp_path / "logits.npy", folder]
+    result = subprocess_python(ELSEWHERE, *places)
+    assert result.returncode == 0, result.stderr
+    expected = np.asarray(artefact.logits(pixels(3)))
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-6, atol=1e-6)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    here = list(predict_images(artefact, [folder], top=2))
+    assert [line["file"] for line in lines] == [str(folder / f"{i}.png") for i in range(3)]
+    for line, prediction in zip(lines, here, strict=True):
+        assert [score["name"] for score in line["classes"]] == [c.name for c in prediction.classes]
+
+
+def test_the_page_shows_how_to_serve_without_nfx(saved, artefact, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "safetensors" in block]
+    assert len(block.splitlines()) <= 16
+    (tmp_path / "nano.nfx").symlink_to(saved)
+    np.save(tmp_path / "images.npy", pixels(3))
+    end = "import sys\nassert 'nfx' not in sys.modules\njnp.save('logits.npy', logits)\n"
+    code = "import sys, jax.numpy as jnp\nsys.modules['equinox'] = None\n" + block + end
+    code = code.replace("np.zeros((2, 24, 24, 3), np.uint8)", "np.load('images.npy')")
+    assert "images.npy" in code
+    result = subprocess_python(code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    expected = artefact.logits(pixels(3))
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_refused(copy, name):
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[: len(content) // 2])
+    message = "manifest.json is damaged" if name == FILES[2] else rf"{name} has .* bytes and not"
+    with pytest.raises(ArtefactError, match=message):
+        load_artefact(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_refused(copy, name):
+    content = bytearray((copy / name).read_bytes())
+    for position in np.linspace(0, len(content) - 2, 30, dtype=int):
+        content[position] ^= 1
+        (copy / name).write_bytes(content)
+        message = "manifest.json|of format" if name == FILES[2] else rf"{name} is damaged"
+        with pytest.raises(ArtefactError, match=message):
+            load_artefact(copy)
+        content[position] ^= 1
+    (copy / name).write_bytes(content)
+    load_artefact(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(ArtefactError, match=f"has no {name}"):
+        load_artefact(copy)
+
+
+def edit(path, **changes):
+    document = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**document, **changes}))
+
+
+def test_an_edited_manifest_is_refused_and_white_space_is_not(copy):
+    edit(copy)
+    load_artefact(copy)
+    edit(copy, class_names=["ant", "bee", "cow", "dog", "elk"])
+    with pytest.raises(ArtefactError, match="damaged or edited"):
+        load_artefact(copy)
+
+
+def test_a_newer_format_is_named(copy):
+    edit(copy, format=2, nfx="9.0")
+    with pytest.raises(ArtefactError, match=r"of format 2, and this nfx reads 1.*9\.0"):
+        load_artefact(copy)
+
+
+def test_a_program_for_other_platforms_is_refused(nano, tmp_path):
+    path = save_artefact(export(*nano, platforms=("tpu",)), tmp_path / "tpu.nfx")
+    with pytest.raises(ArtefactError, match=r"made for tpu, and JAX runs on cpu.*--platforms tpu"):
+        load_artefact(path)
+
+
+def test_a_program_of_another_calling_convention_is_refused(artefact, tmp_path):
+    manifest = dataclasses.replace(artefact.manifest, calling_convention=99, jax="9.9")
+    path = save_artefact(dataclasses.replace(artefact, manifest=manifest), tmp_path / "far.nfx")
+    with pytest.raises(ArtefactError, match=r"jax 9\.9 wrote its program.* 99"):
+        load_artefact(path)
+
+
+DIES = """
+import os, signal, sys
+from nfx.serving import _files, load_artefact, save_artefact
+
+source, destination, when = sys.argv[1:]
+artefact = load_artefact(source)
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if when == "writing":
+    _files._safetensors = lambda: type("", (), {"save_file": die})
+else:
+    _files.Path.rename = die
+save_artefact(artefact, destination)
+"""
+
+
+@pytest.mark.parametrize("when", ["writing", "renaming"])
+def test_a_killed_save_leaves_nothing_under_the_name(saved, tmp_path, when):
+    destination = tmp_path / "new.nfx"
+    result = subprocess_python(DIES, saved, destination, when)
+    assert result.returncode == -9, result.stderr
+    (left,) = tmp_path.iterdir()
+    assert re.fullmatch(r"\.new\.nfx\.\w+\.tmp", left.name)
+    with pytest.raises(ArtefactError, match="no such directory"):
+        load_artefact(destination)
+    if when == "writing":
+        with pytest.raises(ArtefactError, match="not a whole one"):
+            load_artefact(left)
+    load_artefact(save_artefact(load_artefact(saved), destination))
+
+
+def test_a_save_that_fails_cleans_up(artefact, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.flax.save_file", fail)
+    with pytest.raises(ArtefactError, match="No space left"):
+        save_artefact(artefact, tmp_path / "full.nfx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_artefacts_replace_nothing(artefact, copy, tmp_path):
+    for path, message in (
+        (copy, "exists already"),
+        (tmp_path / "model", "must end in .nfx"),
+        (tmp_path / "none/model.nfx", "No folder"),
+    ):
+        with pytest.raises(ArtefactError, match=message):
+            save_artefact(artefact, path)
+
+
+@pytest.mark.parametrize("package", ["flatbuffers", "safetensors"])
+def test_missing_packages_are_named(copy, monkeypatch, package):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ArtefactError, match=rf"{package}: pip install 'nfx\[export\]'"):
+        load_artefact(copy)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (pixels(2).astype(np.float32), "got float32"),
+        (pixels(2)[0], r"got uint8 of shape \(24, 24, 3\)"),
+        (pixels(2)[:, :20], r"shape \(n, 24, 24, 3\)"),
+        (pixels(2)[:0], "There are no images"),
+    ],
+)
+def test_other_images_are_refused(artefact, images, message):
+    with pytest.raises(ValueError, match=message):
+        artefact.logits(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(platforms=("cpu", "gpu")), "no platform 'gpu'"),
+        (dict(platforms=()), "one or more"),
+        (dict(platforms=("cpu", "cpu")), "each once"),
+        (dict(batch_size=0), "batch_size=0 must be positive"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        ExportOptions(**options)
+
+
+def test_every_class_has_a_name(nano):
+    with pytest.raises(ValueError, match="There are 1 names, and the model has 5 classes"):
+        export_classifier(nano[0], name="nano", images=IMAGES, class_names=["one"])
+
+
+def predictions(capsys, *arguments):
+    assert main(["predict", *map(str, arguments), "--json", "--top", "10"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [[score["name"] for score in line["classes"]] for line in lines]
+    return names, [[score["probability"] for score in line["classes"]] for line in lines]
+
+
+@pytest.mark.slow  # it trains, for a few large steps on one device, after which classes differ
+def test_an_exported_run_predicts_what_the_run_does(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--model", "nfnet_nano", "--steps", "3", "--batch-size", "16", "--warmup-steps", "0",
+        "--learning-rate", "10", "--ema", "0.5", "--clipping", "None",
+    ]  # fmt: skip
+    command = "import sys; from nfx.cli import main; sys.exit(main(sys.argv[1:]))"
+    result = subprocess_python(command, "train", "--run-dir", "run", *options)
+    assert result.returncode == 0, result.stderr
+    assert main(["export", "run"]) == 0
+    assert "nfx predict run.nfx IMAGES" in capsys.readouterr().out
+    names, probabilities = predictions(capsys, "run", folder)
+    assert len(names) == 3
+    found_names, found = predictions(capsys, "run.nfx", folder, "--batch-size", "2")
+    assert found_names == names
+    np.testing.assert_allclose(found, probabilities, rtol=0, atol=1e-5)
+    assert np.std(probabilities) > 1e-3
+
+
+def test_random_weights_are_asked_for(tmp_path, folder, capsys):
+    output = tmp_path / "random.nfx"
+    arguments = ["export", "timm/test_nfnet", "--output", str(output), "--image-size", "24"]
+    assert main(arguments) == 1
+    assert "'timm/test_nfnet' is the name of a model and has no weights" in capsys.readouterr().err
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(CLASSES))
+    options = ["--class-names", str(names), "--platforms", "cpu", "--batch-size", "2"]
+    assert main([*arguments, "--random", *options]) == 0
+    manifest = load_artefact(output).manifest
+    assert manifest.class_names == CLASSES
+    assert manifest.platforms == ("cpu",)
+    assert manifest.batch_size == 2
+    assert manifest.images.size == 24
+    assert manifest.images.crop == 0.95  # what the model's card says
+    capsys.readouterr()
+    assert len(predictions(capsys, output, folder)[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "{run}", "--output", "{saved}"], "exists already"),
+        (["export", "{run}", "--platforms", "gpu"], "no platform 'gpu'"),
+        (["export", "{run}", "--class-names", "{names}"], "knows the names of its classes"),
+        (["export", "{saved}/none"], "neither a file nor the name of weights"),
+        (["predict", "{saved}", "{folder}", "--image-size", "32"], "leave --image-size out"),
+        (["predict", "{saved}", "{folder}", "--class-names", "{names}"], "leave --class-names out"),
+        (["predict", "{saved}", "{folder}", "--top", "0"], "must be positive"),
+        (["predict", "{saved}", "{names}"], "Cannot read"),
+        (["predict", "{names}.nfx", "{folder}"], "no such directory"),
+    ],
+)
+def test_what_is_refused(saved, folder, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names").write_text("one\n")
+    run = tmp_path / "run"
+    config = {"recipe": dataclasses.asdict(get_recipe("sample")), "class_names": list(CLASSES)}
+    RunDirectory.create(run, config)
+    places = dict(run=run, saved=saved, folder=folder, names=tmp_path / "names")
+    assert main([argument.format(**places) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
