@@ -4,5 +4,9 @@ from nfx.graph._cast import cast as cast
 from nfx.graph._classifier import reset_classifier as reset_classifier
 from nfx.graph._fold import fold_weight_standardization as fold_weight_standardization
 from nfx.graph._input_channels import adapt_input_channels as adapt_input_channels
-from nfx.graph._stack import stack_blocks as stack_blocks, unstack_blocks as unstack_blocks
+from nfx.graph._stack import (
+    stack_blocks as stack_blocks,
+    stack_like as stack_like,
+    unstack_blocks as unstack_blocks,
+)
 from nfx.graph._taps import module_paths as module_paths, taps as taps

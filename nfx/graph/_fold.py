@@ -1,18 +1,16 @@
 """What is constant in inference, folded into plain convolutions."""
 
-from typing import TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nfx._tree import replace_fields
-from nfx.graph._stack import check_normalizer_free, stack_blocks, unstack_blocks
-from nfx.models import NFBlock, NFNet
-from nfx.nn import Conv2d, EfficientChannelAttention, SqueezeExcite, Stack, WSConv2d
+from nfx.graph._stack import check_normalizer_free, stack_like
+from nfx.models import Convolution, NFBlock, NFNet
+from nfx.nn import Conv2d, SqueezeExcite
 
-
-Attention = TypeVar("Attention", SqueezeExcite, EfficientChannelAttention)
 
 Scale = float | Float[Array, ""]
 
@@ -35,31 +33,23 @@ def fold_weight_standardization(model: NFNet) -> NFNet:
         ValueError: If the model is not normalizer-free, or folded already.
     """
     check_normalizer_free(model)
-    if isinstance(model.stem[0], Conv2d):
-        raise ValueError("The model is folded already: its convolutions are plain.")
-    plain = unstack_blocks(model)
-    stem = [_fold(conv, scale) for conv, scale in zip(plain.stem, _stem_scales(plain), strict=True)]
+    first, *others = model.stem
+    stem = [_fold(first), *(_fold(conv, model.stem_gamma) for conv in others)]
     stages = [
-        replace_fields(stage, blocks=tuple(map(_fold_block, stage.blocks)))
-        for stage in plain.stages
+        replace_fields(stage, blocks=tuple(map(_fold_block, stage.unstacked)))
+        for stage in model.stages
     ]
-    final = None if plain.final_conv is None else _fold(plain.final_conv)
+    final = model.final_conv and _fold(model.final_conv)
     folded = replace_fields(
-        plain, stem=tuple(stem), stages=tuple(stages), final_conv=final, stem_gamma=1.0
+        model, stem=tuple(stem), stages=tuple(stages), final_conv=final, stem_gamma=1.0
     )
-    stacks = [blocks for s in model.stages for blocks in s.blocks if isinstance(blocks, Stack)]
-    if not stacks:
-        return folded
-    return stack_blocks(folded, remat=stacks[0].remat, unroll=stacks[0].unroll)
+    return stack_like(folded, model)
 
 
-def _stem_scales(model: NFNet) -> list[float]:
-    """What goes into each kernel of the stem: the gamma of the activation before it."""
-    return [1.0] + [model.stem_gamma] * (len(model.stem) - 1)
-
-
-def _fold(conv: WSConv2d, inputs: Scale = 1.0, outputs: Scale = 1.0) -> Conv2d:
+def _fold(conv: Convolution, inputs: Scale = 1.0, outputs: Scale = 1.0) -> Conv2d:
     """A convolution whose input and output are multiplied by constants."""
+    if isinstance(conv, Conv2d):
+        raise ValueError("The model is folded already: its convolutions are plain.")
     return Conv2d(
         conv.kernel * (inputs * outputs),
         conv.bias * outputs,
@@ -97,7 +87,7 @@ def _fold_block(block: NFBlock) -> NFBlock:
     )
 
 
-def _undo(attention: Attention | None, scale: Scale) -> Attention | None:
+def _undo(attention: Any, scale: Scale) -> Any:
     """The attention that gates what is multiplied by `scale` as it gated it before."""
     if attention is None:
         return None

@@ -1,5 +1,6 @@
 """Blocks of a stage that are alike, run by a loop."""
 
+import functools as ft
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 from nfx._tree import replace_fields
-from nfx.models import NFBlock, NFNet
+from nfx.models import NFBlock, NFNet, Stage
 from nfx.nn import Remat, Stack
 
 
@@ -35,14 +36,14 @@ def stack_blocks(model: NFNet, *, remat: Remat = "none", unroll: int = 1) -> NFN
     """
     check_normalizer_free(model)
 
-    def stacked(blocks: tuple[NFBlock, ...]) -> tuple[NFBlock | Stack, ...]:
-        runs = [tuple(run) for _, run in groupby(blocks, key=_kind)]
+    def stacked(stage: Stage) -> tuple[NFBlock | Stack, ...]:
+        runs = [list(run) for _, run in groupby(stage.unstacked, key=_kind)]
         return tuple(
             Stack(run, remat=remat, unroll=min(unroll, len(run))) if len(run) > 1 else run[0]
             for run in runs
         )
 
-    return _map_stages(stacked, unstack_blocks(model))
+    return _map_stages(stacked, model)
 
 
 def unstack_blocks(model: NFNet) -> NFNet:
@@ -52,14 +53,18 @@ def unstack_blocks(model: NFNet) -> NFNet:
         ValueError: If the model has no `NFBlock`s.
     """
     check_normalizer_free(model)
-    return _map_stages(
-        lambda blocks: tuple(
-            block
-            for each in blocks
-            for block in (each.blocks if isinstance(each, Stack) else (each,))
-        ),
-        model,
-    )
+    return _map_stages(lambda stage: stage.unstacked, model)
+
+
+def stack_like(model: Any, like: Any) -> Any:
+    """Stacks the blocks of `model` if those of `like` are stacked, and as they are."""
+    for stage in like.stages:
+        for blocks in stage.blocks:
+            if isinstance(blocks, Stack):
+                abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(model))
+                stack = ft.partial(stack_blocks, remat=blocks.remat, unroll=blocks.unroll)
+                return jax.eval_shape(stack, model) if abstract else stack(model)
+    return model
 
 
 def check_normalizer_free(model: PyTree) -> None:
@@ -71,8 +76,8 @@ def check_normalizer_free(model: PyTree) -> None:
         )
 
 
-def _map_stages(change: Callable[[Any], Any], model: NFNet) -> NFNet:
-    stages = tuple(replace_fields(stage, blocks=change(stage.blocks)) for stage in model.stages)
+def _map_stages(blocks: Callable[[Stage], tuple[NFBlock | Stack, ...]], model: NFNet) -> NFNet:
+    stages = tuple(replace_fields(stage, blocks=blocks(stage)) for stage in model.stages)
     return replace_fields(model, stages=stages)
 
 

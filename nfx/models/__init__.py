@@ -12,7 +12,7 @@ from nfx.models._batch_norm_net import (
 from nfx.models._batch_norm_variant import BatchNormVariant as BatchNormVariant
 from nfx.models._cards import ModelCard as ModelCard
 from nfx.models._features import FeatureInfo as FeatureInfo, Features as Features
-from nfx.models._nf_block import NFBlock as NFBlock
+from nfx.models._nf_block import Convolution as Convolution, NFBlock as NFBlock
 from nfx.models._nfnet import NFNet as NFNet, Stage as Stage
 from nfx.models._registry import (
     create_model as create_model,

@@ -42,10 +42,13 @@ class Stage(eqx.Module):
         return sum(blocks.depth if isinstance(blocks, Stack) else 1 for blocks in self.blocks)
 
     @property
-    def first(self) -> NFBlock:
-        """The first block."""
-        blocks = self.blocks[0]
-        return blocks.blocks[0] if isinstance(blocks, Stack) else blocks
+    def unstacked(self) -> tuple[NFBlock, ...]:
+        """The blocks on their own."""
+        return tuple(
+            block
+            for blocks in self.blocks
+            for block in (blocks.blocks if isinstance(blocks, Stack) else (blocks,))
+        )
 
     def __call__(
         self, x: Float[Array, "h w i"], *, keys: Key[Array, " depth"] | None = None
@@ -122,9 +125,11 @@ class NFNet(eqx.Module):
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Channels and stride of the feature maps: the stem's, each stage's, the last."""
         stem_stride = math.prod(conv.stride for conv in self.stem) * (2 if self.stem_pool else 1)
+        firsts = [stage.blocks[0] for stage in self.stages]
+        blocks = [first.block if isinstance(first, Stack) else first for first in firsts]
         return describe_features(
             (self.stem[-1].weight.shape[-1], stem_stride),
-            [(stage.first.conv2.weight.shape[-1], stage.first.stride) for stage in self.stages],
+            [(block.conv2.weight.shape[-1], block.stride) for block in blocks],
             self.head.weight.shape[0],
         )
 

@@ -61,15 +61,15 @@ def convolve(
             f"have {kernel.shape[2] * groups} channels and the kernel's outputs must be a multiple "
             "of the groups."
         )
-    pixels = window_padding(padding, kernel.shape[0])
+    (height, width), (kh, kw) = x.shape[:2], kernel.shape[:2]
+    pixels = window_padding(padding, kh)
     if isinstance(pixels, str):
-        strides = (stride, stride)
-        pixels = jax.lax.padtype_to_pads(x.shape[:2], kernel.shape[:2], strides, pixels)
-    vertical, horizontal = pixels
+        pixels = jax.lax.padtype_to_pads((height, width), (kh, kw), (stride, stride), pixels)
+    (top, bottom), (left, right) = pixels
     geometry = Geometry(
-        image=x.shape[:2],
-        kernel=kernel.shape[:2],
-        padding=(tuple(vertical), tuple(horizontal)),
+        image=(height, width),
+        kernel=(kh, kw),
+        padding=((top, bottom), (left, right)),
         stride=stride,
         groups=groups,
         channels=kernel.shape[2],

@@ -225,9 +225,9 @@ def each_group(formulation: Formulation) -> Formulation:
             return formulation(a, b, one)
         if groups <= _UNROLLED_GROUPS:
             parts = zip(jnp.split(a, groups, axis=-1), jnp.split(b, groups, axis=-1), strict=True)
-            return jnp.concatenate([formulation(*part, one) for part in parts], axis=-1)
+            return jnp.concatenate([formulation(x, y, one) for x, y in parts], axis=-1)
         parts = tuple(jnp.moveaxis(_split(x, groups), -2, 0) for x in (a, b))
-        mapped = jax.lax.map(lambda part: formulation(*part, one), parts)
+        mapped = jax.lax.map(lambda part: formulation(part[0], part[1], one), parts)
         return _merge(jnp.moveaxis(mapped, 0, -2))
 
     return compute

@@ -163,7 +163,8 @@ def _map(
     """Images that are mapped over are more images. A kernel is one for each of them."""
     images, kernel = operands
     if primitive is kernel_gradient_p or axes[0] is None or axes[1] is not None:
-        return jax.vmap(ft.partial(fallback, geometry=geometry), in_axes=axes)(*operands), 0
+        mapped = jax.vmap(lambda a, b: fallback(a, b, geometry), in_axes=axes)
+        return mapped(*operands), 0
     images = jnp.moveaxis(images, axes[0], 0)
     batch = images.shape[:2]
     outputs = primitive.bind(images.reshape(-1, *images.shape[2:]), kernel, geometry=geometry)

@@ -37,9 +37,9 @@ class StochasticDepth(eqx.Module):
         """
         if key is None or (keep is None and self.rate == 0):
             return x
-        keep = 1 - self.rate if keep is None else keep
-        kept = jax.random.bernoulli(key, keep).astype(x.dtype)
-        return x * (kept / jnp.asarray(keep, x.dtype) if self.scale_by_keep else kept)
+        share = 1 - self.rate if keep is None else keep
+        kept = jax.random.bernoulli(key, share).astype(x.dtype)
+        return x * (kept / jnp.asarray(share, x.dtype) if self.scale_by_keep else kept)
 
 
 def dropout(

@@ -74,7 +74,7 @@ def check_variance_ledger(
     noise = jax.random.normal(jax.random.key(0), (images, image_size, image_size, channels))
     look = taps(model, paths, call=lambda model, image: model.features(image).stem)
     stems, outputs = jax.jit(jax.vmap(look))(noise)
-    betas = [block.beta for stage in model.stages for block in stage.blocks]
+    betas = [block.beta for stage in model.stages for block in stage.unstacked]
     inputs = [stems, *(outputs[path] for path in paths[:-1])]
     for path, beta, x in zip(paths, betas, inputs, strict=True):
         deviation = float(jnp.sqrt(jnp.mean(jnp.var(x, axis=(0, 1, 2)))))

@@ -12,6 +12,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path, path_matches
+from nfx.graph import unstack_blocks
+from nfx.models import NFNet
+from nfx.nn import Conv2d, Stack
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -104,6 +107,25 @@ def complete(found: Mapping[str, ForeignLeaf | None], where: str) -> dict[str, F
             f"{' and others' if len(nameless) > 5 else ''}. Is it a model that can be there?"
         )
     return {path: leaf for path, leaf in found.items() if leaf is not None}
+
+
+def as_named(model: Any) -> Any:
+    """Returns `model` with its blocks on their own, as the foreign names have them.
+
+    Raises:
+        ValueError: If the model is folded: its kernels are not those of anybody's.
+    """
+    if not isinstance(model, NFNet):
+        return model
+    if isinstance(model.stem[0], Conv2d):
+        raise ValueError(
+            "The model's weight standardization is folded into its kernels, and cannot be taken "
+            "out again: export, or fill, the model that it was made from."
+        )
+    if not any(isinstance(blocks, Stack) for stage in model.stages for blocks in stage.blocks):
+        return model
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model))
+    return jax.eval_shape(unstack_blocks, model) if abstract else unstack_blocks(model)
 
 
 def export(model: PyTree, names: Mapping[str, ForeignLeaf]) -> dict[str, np.ndarray]:
