@@ -124,7 +124,7 @@ def convolution_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Ker
 
 
 def images_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Kernel:
-    """A convolution for each image, in a loop, for one group: `y` is its kernel.
+    """A convolution for each image, in a loop of four at a turn, for one group: `y` is its kernel.
 
     Its batch are the input channels. Where the convolution strides, the pixels of the kernel
     meet different pixels of the image, so that there are up to `stride**2` of them.
@@ -151,7 +151,7 @@ def images_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Kernel:
             for total, x in zip(totals, pixels, strict=True)
         ], None
 
-    totals, _ = jax.lax.scan(add, zeros, (optimization_barrier(met), y))
+    totals, _ = jax.lax.scan(add, zeros, (optimization_barrier(met), y), unroll=4)
     gradient = sum(
         _spread(total, start, geometry.kernel, geometry.stride)
         for total, start in zip(totals, starts, strict=True)
