@@ -21,7 +21,8 @@ from jax.lax import optimization_barrier
 from jaxtyping import Array, Float
 
 
-Images = Float[Array, "n h w c"]
+Inputs = Float[Array, "n h w i"]
+Outputs = Float[Array, "n h2 w2 o"]
 Kernel = Float[Array, "kh kw i_per_group o"]
 
 
@@ -65,7 +66,7 @@ _UNROLLED_GROUPS = 16
 # One call of XLA's convolution.
 
 
-def convolution_forward(x: Images, kernel: Kernel, geometry: Geometry) -> Images:
+def convolution_forward(x: Inputs, kernel: Kernel, geometry: Geometry) -> Outputs:
     """As XLA has it, with its groups."""
     return jax.lax.conv_general_dilated(
         x,
@@ -77,7 +78,7 @@ def convolution_forward(x: Images, kernel: Kernel, geometry: Geometry) -> Images
     )
 
 
-def convolution_input_gradient(y: Images, kernel: Kernel, geometry: Geometry) -> Images:
+def convolution_input_gradient(y: Outputs, kernel: Kernel, geometry: Geometry) -> Inputs:
     """A convolution with the kernel turned around, of an image with holes where it strided.
 
     It is written in the layout of a forward convolution. XLA:CPU rewrites other layouts into
@@ -103,7 +104,7 @@ def convolution_input_gradient(y: Images, kernel: Kernel, geometry: Geometry) ->
     )
 
 
-def convolution_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Kernel:
+def convolution_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
     """A convolution whose batch are the input channels and whose kernel is `y`, for one group."""
     high = [
         (output - 1) * geometry.stride + kernel - image - low
@@ -123,7 +124,7 @@ def convolution_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Ker
     return jnp.transpose(gradient, (1, 2, 0, 3))
 
 
-def images_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Kernel:
+def images_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
     """A convolution for each image, in a loop of four at a turn, for one group: `y` is its kernel.
 
     Its batch are the input channels. Where the convolution strides, the pixels of the kernel
@@ -162,23 +163,23 @@ def images_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Kernel:
 # Matrix products.
 
 
-def matmul_forward(x: Images, kernel: Kernel, geometry: Geometry) -> Images:
+def matmul_forward(x: Inputs, kernel: Kernel, geometry: Geometry) -> Outputs:
     """One matrix product, for a kernel of one pixel and one group."""
     return _flat_matmul(x[:, :: geometry.stride, :: geometry.stride], kernel[0, 0])
 
 
-def matmul_input_gradient(y: Images, kernel: Kernel, geometry: Geometry) -> Images:
+def matmul_input_gradient(y: Outputs, kernel: Kernel, geometry: Geometry) -> Inputs:
     """One matrix product, for a kernel of one pixel and one group."""
     return _spread_window(_flat_matmul(y, kernel[0, 0].T), (0, 0), geometry)
 
 
-def matmul_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Kernel:
+def matmul_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
     """One matrix product, for a kernel of one pixel and one group."""
     x = x[:, :: geometry.stride, :: geometry.stride]
     return (_flat(x).T @ _flat(y))[None, None]
 
 
-def windows_forward(x: Images, kernel: Kernel, geometry: Geometry) -> Images:
+def windows_forward(x: Inputs, kernel: Kernel, geometry: Geometry) -> Outputs:
     """A sum of matrix products, one for each pixel of the kernel and each group."""
     kernel = _split(kernel, geometry.groups)
     pixels = kernel.reshape(-1, *kernel.shape[2:])
@@ -189,7 +190,7 @@ def windows_forward(x: Images, kernel: Kernel, geometry: Geometry) -> Images:
     return _merge(jnp.asarray(total))
 
 
-def windows_input_gradient(y: Images, kernel: Kernel, geometry: Geometry) -> Images:
+def windows_input_gradient(y: Outputs, kernel: Kernel, geometry: Geometry) -> Inputs:
     """As `windows_forward`."""
     y, kernel = _split(y, geometry.groups), _split(kernel, geometry.groups)
     total = sum(
@@ -199,7 +200,7 @@ def windows_input_gradient(y: Images, kernel: Kernel, geometry: Geometry) -> Ima
     return jnp.asarray(total)
 
 
-def windows_kernel_gradient(x: Images, y: Images, geometry: Geometry) -> Kernel:
+def windows_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
     """As `windows_forward`."""
     y = _split(y, geometry.groups)
     products = [
@@ -246,7 +247,7 @@ def neighbours(formulation: Formulation, count: int) -> Formulation:
     return compute
 
 
-def _block_diagonal(kernel: Kernel, groups: int, count: int) -> Kernel:
+def _block_diagonal(kernel: Kernel, groups: int, count: int) -> Array:
     height, width, inputs, outputs = kernel.shape
     blocks = kernel.reshape(height, width, inputs, groups // count, count, outputs // groups)
     same = jnp.eye(count, dtype=kernel.dtype)
@@ -254,7 +255,7 @@ def _block_diagonal(kernel: Kernel, groups: int, count: int) -> Kernel:
     return spread.reshape(height, width, count * inputs, outputs)
 
 
-def _swap_channels(kernel: Kernel, groups: int) -> Kernel:
+def _swap_channels(kernel: Kernel, groups: int) -> Array:
     """Inputs and outputs of each group exchanged."""
     return _merge(jnp.swapaxes(_split(kernel, groups), 2, 4))
 
@@ -271,12 +272,12 @@ def _flat(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _flat_matmul(x: Images, matrix: Float[Array, "i o"]) -> Images:
+def _flat_matmul(x: Float[Array, "n h w i"], matrix: Float[Array, "i o"]) -> Array:
     """One product for the whole batch: a batched one is slower to transpose and to add up."""
     return (_flat(x) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
-def _pad(x: Images, geometry: Geometry) -> Images:
+def _pad(x: Inputs, geometry: Geometry) -> Array:
     return jnp.pad(x, ((0, 0), *geometry.padding, (0, 0)))
 
 
@@ -284,7 +285,7 @@ def _offsets(geometry: Geometry) -> list[tuple[int, int]]:
     return [(i, j) for i in range(geometry.kernel[0]) for j in range(geometry.kernel[1])]
 
 
-def _windows(x: Images, geometry: Geometry) -> Iterator[Images]:
+def _windows(x: Inputs, geometry: Geometry) -> Iterator[Array]:
     """What each pixel of the kernel is multiplied by."""
     stride = geometry.stride
     height, width = ((size - 1) * stride + 1 for size in geometry.output)
@@ -293,7 +294,7 @@ def _windows(x: Images, geometry: Geometry) -> Iterator[Images]:
         yield padded[:, i : i + height : stride, j : j + width : stride]
 
 
-def _spread_window(window: Images, offset: tuple[int, int], geometry: Geometry) -> Images:
+def _spread_window(window: Array, offset: tuple[int, int], geometry: Geometry) -> Array:
     """The transpose of taking the window at an offset: an image of zeros but there."""
     starts = [start - low for start, (low, _) in zip(offset, geometry.padding, strict=True)]
     return _spread(window, starts, geometry.image, geometry.stride)
@@ -309,8 +310,8 @@ def _spread(x: Array, starts: Sequence[int], sizes: Sequence[int], stride: int) 
 
 
 def _met_pixels(
-    x: Images, start: tuple[int, int], geometry: Geometry
-) -> Float[Array, "n c h2 w2 1"]:
+    x: Inputs, start: tuple[int, int], geometry: Geometry
+) -> Float[Array, "n i h2 w2 1"]:
     """The pixels that every `stride`-th pixel of the kernel meets, from a first one on."""
     stride = geometry.stride
     height, width = (
