@@ -65,9 +65,10 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session(default=False, python=PYTHONS[:1])
-def benchmarks(session: nox.Session) -> None:
-    """Speed, side by side with the alternatives; ratios are printed."""
-    session.install("-e", ".[all]")
-    session.run("python", "benchmarks/convolution.py")
-    session.run("python", "benchmarks/agc.py")
-    session.run("python", "benchmarks/export.py")
+def bench(session: nox.Session) -> None:
+    """Speed, side by side with the alternatives; ratios are printed. About an hour."""
+    session.install("-e", ".[all]", "--group", "bench")
+    for model, size in (("nfnet_f0", "192"), ("nf_resnet50", "224"), ("nf_regnet_b0", "192")):
+        session.run("python", "benchmarks/step.py", "--model", model, "--size", size)
+    for name in ("convolution", "agc", "compile", "memory", "export"):
+        session.run("python", f"benchmarks/{name}.py")
