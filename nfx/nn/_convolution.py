@@ -54,6 +54,7 @@ def convolve(
     Raises:
         ValueError: If the kernel does not have the channels of a group of `x`, or `groups` does
             not divide its outputs.
+        TypeError: If they have different dtypes.
     """
     if x.shape[2] != kernel.shape[2] * groups or kernel.shape[3] % groups:
         raise ValueError(
@@ -61,6 +62,8 @@ def convolve(
             f"have {kernel.shape[2] * groups} channels and the kernel's outputs must be a multiple "
             "of the groups."
         )
+    if x.dtype != kernel.dtype:
+        raise TypeError(f"x is {x.dtype} and the kernel {kernel.dtype}: cast one to the other's.")
     (height, width), (kh, kw) = x.shape[:2], kernel.shape[:2]
     pixels = window_padding(padding, kh)
     if isinstance(pixels, str):

@@ -130,7 +130,7 @@ def images_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
     Its batch are the input channels. Where the convolution strides, the pixels of the kernel
     meet different pixels of the image, so that there are up to `stride**2` of them.
     """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = jnp.dtype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x.dtype
     starts = [
         (i, j)
         for i in range(min(geometry.stride, geometry.kernel[0]))
