@@ -21,8 +21,9 @@ from jax.lax import optimization_barrier
 from jaxtyping import Array, Float
 
 
-Images = Float[Array, "n h w c"]
-Kernel = Float[Array, "kh kw i_per_group o"]
+# Names alone: within one function, what goes in and what comes out differ in them.
+Images = Float[Array, "n _h _w _c"]
+Kernel = Float[Array, "_kh _kw _i_per_group _o"]
 
 
 class Geometry(NamedTuple):
