@@ -294,8 +294,8 @@ REWRITE_LAWS: Mapping[str, Law[RewriteSubject]] = MappingProxyType({
         check_masks,
     ),
     "half precision": _law(
-        "on bfloat16 images, with a key, no output is farther from that of float32 images than "
-        "1.5 times as far as it was, plus one unit in the last place",
+        "on bfloat16 images, with a key, no output is farther from the model's own on float32 "
+        "images than 1.5 times what the model's is, plus 2^-7 of its size (root mean squares)",
         check_half_precision,
     ),
     "gradients": _law(
