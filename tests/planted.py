@@ -9,7 +9,9 @@ import optax
 
 import nfx
 from nfx import nn
+from nfx._tree import map_with_path, path_matches, replace_fields
 from nfx._units import tensor_axes
+from nfx.graph import cast, fold_weight_standardization, stack_blocks, unstack_blocks
 
 
 # Clippers. The one without arguments is right; each bug is one argument.
@@ -268,4 +270,130 @@ OTHERS = {
         "independence of examples", independence, lambda images: 2 * images, batch_normalized),
     "a generator that draws by position": (
         "sharding", lambda fn: sharding(fn, SEEDS), sampler("threefry2x32"), sampler("rbg")),
+}  # fmt: skip
+
+
+# Rewrites: a bug is a wrong model to rewrite, or something done to what was rewritten.
+
+
+def with_blocks(change):
+    """A rewrite of each `NFBlock`, given its index in its stage."""
+
+    def rewrite(model):
+        stages = [
+            replace_fields(stage, blocks=tuple(map(change, stage.blocks, range(len(stage.blocks)))))
+            for stage in model.stages
+        ]
+        return replace_fields(model, stages=tuple(stages))
+
+    return rewrite
+
+
+def with_stacks(**fields):
+    """A rewrite of each `Stack`, by functions of its fields."""
+
+    def change(blocks, index):
+        del index
+        if not isinstance(blocks, nn.Stack):
+            return blocks
+        return replace_fields(blocks, **{k: f(getattr(blocks, k)) for k, f in fields.items()})
+
+    return with_blocks(change)
+
+
+def after(bug, rewrite):
+    return lambda model: rewrite(bug(model))
+
+
+def without_gain(block, index):
+    del index
+    conv = block.conv0
+    plain = nn.Conv2d(
+        conv.weight, conv.bias, stride=conv.stride, groups=conv.groups, padding=conv.padding
+    )
+    return replace_fields(block, conv0=plain)
+
+
+def ones(leaf):
+    return jax.tree.map(jnp.ones_like, leaf)
+
+
+def reversed_constants(constants):
+    return tuple((name, values[::-1]) for name, values in constants)
+
+
+def all_kept(constants):
+    return tuple((n, (1.0,) * len(v) if n == "keep" else v) for n, v in constants)
+
+
+class ReversedKeys(nn.Stack):
+    def __call__(self, x, *, keys=None):
+        return super().__call__(x, keys=None if keys is None else keys[::-1])
+
+
+class RoundedGradients(nn.Stack):
+    """The same outputs, and gradients in bfloat16: as of a too thrifty rematerialisation."""
+
+    def __call__(self, x, *, keys=None):
+        rounded = lambda leaf: leaf.astype(jnp.bfloat16).astype(leaf.dtype)
+        through = jax.custom_vjp(lambda leaf: leaf)
+        through.defvjp(lambda leaf: (leaf, None), lambda _, g: (rounded(g),))
+        block = jax.tree.map(through, self.block)
+        return nn.Stack.__call__(replace_fields(self, block=block), x, keys=keys)
+
+
+def of_class(kind):
+    def change(blocks, index):
+        del index
+        if not isinstance(blocks, nn.Stack):
+            return blocks
+        copy = object.__new__(kind)
+        for name, value in vars(blocks).items():
+            object.__setattr__(copy, name, value)
+        return copy
+
+    return after(stack_blocks, with_blocks(change))
+
+
+def with_biases_scaled(model):
+    """What a cast does that also touches what it does not name."""
+    return map_with_path(
+        lambda path, leaf: leaf * 1.001 if path_matches(path, ".*/bias") else leaf, model
+    )
+
+
+fold = fold_weight_standardization
+inverse = {"inverse": unstack_blocks}
+
+# The law, the rewrite, and what else `check_rewrite` is told.
+REWRITES = {
+    "beta left out of a fold": ("outputs", after(
+        with_blocks(lambda block, index: replace_fields(block, beta=1.0)), fold), {}),
+    "factor of two left out of a fold": ("outputs", after(
+        with_blocks(lambda block, index: replace_fields(block, gate_scale=1.0)), fold), {}),
+    "skip gain left out of a fold": ("outputs", after(with_blocks(
+        lambda block, index: replace_fields(block, skip_gain=jnp.ones(()))), fold), {}),
+    "gain left out of a fold": ("outputs", after(
+        with_blocks(lambda block, index: eqx.tree_at(lambda b: b.conv0.gain, block, replace_fn=ones)
+        ), fold), {}),
+    "a kernel not standardized": ("outputs", with_blocks(without_gain), {}),
+    "betas of other blocks in a stack": ("outputs", after(
+        stack_blocks, with_stacks(constants=reversed_constants)), {}),
+    "keys of a stack reversed": ("masks", of_class(ReversedKeys), {}),
+    "stochastic depth left out of a stack": ("masks", after(
+        stack_blocks, with_stacks(constants=all_kept)), {}),
+    "stack of the wrong order undone": ("round trip", after(
+        stack_blocks, with_stacks(block=lambda block: jax.tree.map(lambda x: x[::-1], block))),
+        inverse),
+    "gradients rounded": ("gradients", of_class(RoundedGradients), inverse),
+    "layers of a stack clipped as one": ("clipping", stack_blocks, inverse | {
+        "clipper": nfx.optim.adaptive_grad_clip(0.01, units=stack_merged)}),
+    "other leaves cast too": ("unchanged", after(
+        with_biases_scaled, lambda model: cast(model, jnp.bfloat16, ".*/weight")),
+        {"unchanged": [".*/bias", ".*/gain"]}),
+    "stochastic depth of a stack left out in halves": ("half precision", after(
+        stack_blocks, with_stacks(constants=all_kept)), {}),
+    "shapes that depend on values": ("abstract", lambda model: eqx.tree_at(
+        lambda m: m.head.bias, model, replace_fn=lambda b: b if isinstance(
+            b, jax.core.Tracer) else b[:-1]), {}),
 }  # fmt: skip

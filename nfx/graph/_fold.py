@@ -50,9 +50,10 @@ def _fold(conv: Convolution, inputs: Scale = 1.0, outputs: Scale = 1.0) -> Conv2
     """A convolution whose input and output are multiplied by constants."""
     if isinstance(conv, Conv2d):
         raise ValueError("The model is folded already: its convolutions are plain.")
+    kernel = conv.kernel
     return Conv2d(
-        conv.kernel * (inputs * outputs),
-        conv.bias * outputs,
+        kernel * jnp.asarray(inputs * outputs, kernel.dtype),
+        conv.bias * jnp.asarray(outputs, conv.bias.dtype),
         stride=conv.stride,
         groups=conv.groups,
         padding=conv.padding,

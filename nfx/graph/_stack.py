@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from nfx._tree import replace_fields
 from nfx.models import NFBlock, NFNet, Stage
 from nfx.nn import Remat, Stack
+from nfx.nn._stack import check_loop
 
 
 def stack_blocks(model: NFNet, *, remat: Remat = "none", unroll: int = 1) -> NFNet:
@@ -35,6 +36,7 @@ def stack_blocks(model: NFNet, *, remat: Remat = "none", unroll: int = 1) -> NFN
         ValueError: If the model has no `NFBlock`s, or `remat` or `unroll` is not what it can be.
     """
     check_normalizer_free(model)
+    check_loop(remat, unroll)  # of a model without alike blocks too
 
     def stacked(stage: Stage) -> tuple[NFBlock | Stack, ...]:
         runs = [list(run) for _, run in groupby(stage.unstacked, key=_kind)]

@@ -136,7 +136,7 @@ class NFBlock(eqx.Module):
             keep: In the place of one minus the rate of stochastic depth, likewise.
         """
         activation = Activation(ACTIVATIONS[self.activation].function, self.gamma)
-        activated = activation(x) * (self.beta if beta is None else beta)
+        activated = activation(x) * (self.beta if beta is None else beta.astype(x.dtype))
         branch = self.conv1(activation(self.conv0(activated)))
         if self.conv1b is not None:
             branch = self.conv1b(activation(branch))

@@ -80,7 +80,8 @@ class WSConv2d(eqx.Module):
     @property
     def kernel(self) -> Float[Array, "kh kw i_per_group o"]:
         """The standardized kernel, with gain and gamma."""
-        return STANDARDIZATIONS[self.standardization](self.weight, self.gain * self.gamma)
+        gain = (self.gain * self.gamma).astype(self.weight.dtype)
+        return STANDARDIZATIONS[self.standardization](self.weight, gain)
 
     @jax.named_scope("nfx.nn.WSConv2d")
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
@@ -130,7 +131,7 @@ def _standardized_convolution(
     gamma: float,
     **how: Any,
 ) -> Float[Array, "h_out w_out o"]:
-    kernel = STANDARDIZATIONS[standardization](weight, gain * gamma)
+    kernel = STANDARDIZATIONS[standardization](weight, (gain * gamma).astype(weight.dtype))
     return convolve(x, kernel.astype(x.dtype), **how) + bias.astype(x.dtype)
 
 

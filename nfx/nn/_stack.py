@@ -49,11 +49,7 @@ class Stack(eqx.Module):
         Raises:
             ValueError: If there is no such policy, or `unroll` is not positive.
         """
-        if not callable(remat) and remat not in _POLICIES:
-            names = ", ".join(map(repr, _POLICIES))
-            raise ValueError(f"remat={remat!r} must be {names} or a policy of jax.checkpoint.")
-        if unroll < 1:
-            raise ValueError(f"unroll={unroll} must be positive.")
+        check_loop(remat, unroll)
         self.block = jax.tree.unflatten(
             jax.tree.structure(blocks[0]),
             [jnp.stack(leaves) for leaves in zip(*map(jax.tree.leaves, blocks), strict=True)],
@@ -93,8 +89,18 @@ class Stack(eqx.Module):
         policy = self.remat if callable(self.remat) else _POLICIES[self.remat]
         # Inside of a loop nothing can be merged with what is computed again.
         run = run if policy is None else jax.checkpoint(run, policy=policy, prevent_cse=False)
-        constants = {name: jnp.asarray(values, x.dtype) for name, values in self.constants}
+        # In the dtype of Python's numbers, for the same masks from the same keys in any dtype.
+        constants = {name: jnp.asarray(values) for name, values in self.constants}
         return jax.lax.scan(run, x, (self.block, constants, keys), unroll=self.unroll)[0]
+
+
+def check_loop(remat: Remat, unroll: int) -> None:
+    """Raises a `ValueError` if blocks cannot be run like that: see `Stack`."""
+    if not callable(remat) and remat not in _POLICIES:
+        names = ", ".join(map(repr, _POLICIES))
+        raise ValueError(f"remat={remat!r} must be {names} or a policy of jax.checkpoint.")
+    if unroll < 1:
+        raise ValueError(f"unroll={unroll} must be positive.")
 
 
 def _saves_convolutions(primitive: Any, *_: Any, **__: Any) -> bool:

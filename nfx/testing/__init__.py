@@ -1,4 +1,4 @@
-"""Laws of clipping, weight standardization, layers and samplers, to try on one's own.
+"""Laws of clipping, weight standardization, layers, samplers and rewrites, to try on one's own.
 
 Everything here needs the extra `nfx[testing]`.
 """
@@ -14,6 +14,7 @@ from nfx.testing._layers import (
     check_variance_ledger as check_variance_ledger,
     check_variance_preserving as check_variance_preserving,
 )
+from nfx.testing._rewrites import check_rewrite as check_rewrite, REWRITE_LAWS as REWRITE_LAWS
 from nfx.testing._sharding import check_sharding_invariant as check_sharding_invariant
 from nfx.testing._standardization import (
     check_standardization as check_standardization,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaf_path
-from nfx.graph import taps
+from nfx.graph import taps, unstack_blocks
 from nfx.models import NFNet
 from nfx.testing._law import LawViolation
 
@@ -65,6 +65,7 @@ def check_variance_ledger(
     Raises:
         LawViolation: With the first block whose beta is off.
     """
+    model = unstack_blocks(model)
     paths = [
         f"stages/{stage}/blocks/{index}"
         for stage, blocks in enumerate(model.stages)
