@@ -152,7 +152,8 @@ def images_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
             for total, x in zip(totals, pixels, strict=True)
         ], None
 
-    totals, _ = jax.lax.scan(add, zeros, (optimization_barrier(met), y), unroll=4)
+    unroll = 4 if isinstance(y.shape[0], int) else 1  # a symbolic batch has no quarters
+    totals, _ = jax.lax.scan(add, zeros, (optimization_barrier(met), y), unroll=unroll)
     gradient = sum(
         _spread(total, start, geometry.kernel, geometry.stride)
         for total, start in zip(totals, starts, strict=True)
