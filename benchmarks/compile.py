@@ -49,7 +49,7 @@ def report(name, program, rewrite, size, batch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = [f"nfnet_f{number}" for number in (0, 1, 3, 6, 7)]
     parser.add_argument("--models", nargs="+", default=names)
     parser.add_argument("--programs", nargs="+", default=["forward", "train"])

@@ -43,7 +43,7 @@ def report(name, rewrite, size, batch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="nfnet_f3")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--batch", type=int, default=8)
