@@ -183,11 +183,10 @@ def test_the_options_of_a_stack_are_passed_on(capsys, monkeypatch):
     assert "asked for {'remat': 'convs', 'unroll': 2}" in error
 
 
-def test_a_stack_is_a_smaller_program_of_the_same_cost(capsys):
+def test_a_stack_is_a_program_of_the_same_cost(capsys):
     arguments = ["--program", "forward", "--size", "64", "--mesh", "data=8"]
     plain, _ = compiled(capsys, "compile", "nfnet_micro", *arguments)
     stacked, _ = compiled(capsys, "compile", "nfnet_micro", *arguments, "--stack")
-    assert stacked["stablehlo_bytes"] < plain["stablehlo_bytes"]
     assert stacked["graph_flops"] == plain["graph_flops"]
     assert stacked["parameters"] == plain["parameters"]
     assert stacked["settings"]["stack"]
@@ -196,7 +195,7 @@ def test_a_stack_is_a_smaller_program_of_the_same_cost(capsys):
 def test_rematerialised_blocks_compute_more(capsys):
     step = ["compile", "nfnet_micro", *NANO[2:], "--stack", "--remat"]
     flops = [compiled(capsys, *step, remat)[0]["graph_flops"] for remat in ("none", "full")]
-    assert flops[1] > 1.1 * flops[0]
+    assert flops[1] > 1.02 * flops[0]  # two of its seven blocks are in a stack
 
 
 def refused(capsys, *arguments):
