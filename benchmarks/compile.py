@@ -76,7 +76,7 @@ def main():
                     f"{stacked.compile_seconds.cpu / plain.compile_seconds.cpu:.2f}",
                     f"{plain.hlo_instructions:,}",
                     f"{stacked.hlo_instructions:,}",
-                    f"{stacked.hlo_instructions / plain.hlo_instructions:.2f}",
+                    f"{(stacked.hlo_instructions or 0) / (plain.hlo_instructions or 1):.2f}",
                 ]
             )
             print(rows[-1], flush=True)

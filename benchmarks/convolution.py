@@ -13,16 +13,13 @@ that of the one run, and there is no ratio.
 
 import argparse
 import math
-import platform
 import time
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import jax
-import jaxlib
+from _measure import machine
 
-import nfx
 from nfx.nn import convolve, LOWERINGS
 from nfx.nn._formulations import Geometry
 
@@ -176,13 +173,6 @@ def compare(which, shape, arrays, rounds):
     return f"{rates[0]:.1f} / {rates[1]:.1f} ({ratio:.1f}x)"
 
 
-def cpu_name():
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -192,8 +182,7 @@ def main():
     arguments = parser.parse_args()
     rounds = arguments.rounds or (3 if arguments.quick else 15)
     jax.config.update("jax_platforms", "cpu")
-    print(f"nfx {nfx.__version__}, jax {jax.__version__}, jaxlib {jaxlib.__version__}, float32;")
-    print(f"{cpu_name()}; {rounds} rounds.\n")
+    print(f"{machine('nfx', 'jax', 'jaxlib')}; float32, {rounds} rounds.\n")
     print("GFLOP per CPU second, nfx / XLA (ratio):\n")
     print("| row of the table | shape | " + " | ".join(PASSES) + " |")
     print("|---" * (2 + len(PASSES)) + "|")

@@ -53,12 +53,12 @@ def main():
     for policy, rewrite in POLICIES.items():
         one = report(arguments.model, rewrite, arguments.size, arguments.batch)
         first = first or one
-        temporaries = one.memory.temporaries
+        temporaries, without = (r.memory.temporaries or 0 for r in (one, first))
         rows.append(
             [
                 policy,
                 f"{temporaries / 2**30:.2f}",
-                f"{temporaries / first.memory.temporaries:.2f}",
+                f"{temporaries / without:.2f}",
                 f"{one.graph_flops / 1e9:,.0f}",
                 f"{one.graph_flops / first.graph_flops - 1:+.1%}",
                 f"{one.compile_seconds.cpu:.0f}",
