@@ -64,8 +64,9 @@ _POINTWISE = Lowering(
 
 # By platform; the first row that holds is taken. benchmarks/convolution.py measures the rows
 # of the CPU, with the figures in the comments, and benchmarks/NOTES.md says what else was tried.
-# On other platforms nothing was measured: there, many small groups are left to XLA, but for the gradient by the kernel, which
-# XLA's partitioner multiplies by the size of an idle mesh axis if it is a grouped convolution.
+# On other platforms nothing was measured: there, small groups are left to XLA, but for the
+# gradient by the kernel, which XLA's partitioner multiplies by the size of an idle mesh axis if
+# it is a grouped convolution.
 LOWERINGS: Mapping[str, tuple[Lowering, ...]] = MappingProxyType({
     "cpu": (
         _POINTWISE,
