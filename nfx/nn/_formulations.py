@@ -105,7 +105,11 @@ def convolution_input_gradient(y: Outputs, kernel: Kernel, geometry: Geometry) -
 
 
 def convolution_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
-    """A convolution whose batch are the input channels and whose kernel is `y`, for one group."""
+    """A convolution whose batch are the input channels and whose kernel is `y`, for one group.
+
+    Its features are the images: it is slow where they are few and large. The barriers are there
+    for the reason given in `convolution_input_gradient`.
+    """
     high = [
         (output - 1) * geometry.stride + kernel - image - low
         for output, kernel, image, (low, _) in zip(
@@ -114,8 +118,8 @@ def convolution_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Ke
     ]
     padding = [(low, end) for (low, _), end in zip(geometry.padding, high, strict=True)]
     gradient = jax.lax.conv_general_dilated(
-        jnp.transpose(x, (3, 1, 2, 0)),
-        jnp.transpose(y, (1, 2, 0, 3)),
+        optimization_barrier(jnp.transpose(x, (3, 1, 2, 0))),
+        optimization_barrier(jnp.transpose(y, (1, 2, 0, 3))),
         (1, 1),
         padding,
         rhs_dilation=(geometry.stride, geometry.stride),
