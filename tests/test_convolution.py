@@ -89,6 +89,13 @@ CASES = {
     "17 groups": Case((5, 4), groups=17),
     "17 groups, stride 2": Case((5, 4), stride=2, groups=17, batch=1),
     "17 pairs, symmetric": Case((5, 4), padding="symmetric", groups=34, inputs=1),
+    "tall": Case((30, 3)),
+    "tall, 5x5, symmetric, one image": Case((32, 5), 5, padding="symmetric", batch=1),
+    "tall, stride 2": Case((60, 4), stride=2, batch=5),
+    "tall, stride 3, symmetric": Case((91, 7), 5, 3, "symmetric"),
+    "tall, stride 2, larger stride than kernel": Case((61, 2), 1, 2, groups=3),
+    "tall, 3 groups, stride 2": Case((60, 4), stride=2, groups=3, outputs=2),
+    "tall, 17 groups": Case((30, 3), groups=17, inputs=1, outputs=1),
     "2 groups of 64": Case((4, 3), groups=2, inputs=64, outputs=2),
     "2 groups of 64, stride 2": Case((4, 3), stride=2, groups=2, inputs=64, outputs=2),
     "17 groups of 64, stride 2": Case((3, 4), stride=2, groups=17, inputs=64, outputs=1),
@@ -97,7 +104,7 @@ CASES = {
 # One for each way through the tables, with and without stride.
 FEW = (
     "dense, stride 2, symmetric", "1x1, stride 2", "4 groups, stride 2, symmetric", "3 groups",
-    "17 groups",
+    "17 groups", "tall, 3 groups, stride 2",
 )  # fmt: skip
 
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
