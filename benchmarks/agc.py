@@ -19,6 +19,7 @@ import optax
 
 import nfx
 from nfx._tree import leaves_by_path
+from nfx.graph import stack_blocks
 from nfx.optim import adaptive_grad_clip
 
 
@@ -33,19 +34,8 @@ def units_by_path(module):
 
 
 def stacked_tree(model):
-    """The same with every stage's blocks but the first as one stack."""
-    leaves, units = plain_tree(model)
-    for stage, blocks in enumerate(model.stages):
-        _, *rest = blocks.blocks
-        names = leaves_by_path(rest[0]) if rest else ()
-        for name in names:
-            paths = [f"stages/{stage}/blocks/{index + 1}/{name}" for index in range(len(rest))]
-            first, *_ = [(leaves.pop(path), units.pop(path)) for path in paths]
-            leaf, axes = first
-            stacked = jax.ShapeDtypeStruct((len(rest), *leaf.shape), leaf.dtype)
-            leaves[f"stages/{stage}/stack/{name}"] = stacked
-            units[f"stages/{stage}/stack/{name}"] = (0, *axes)
-    return leaves, units
+    """The same with the alike blocks of every stage as one stack."""
+    return plain_tree(jax.eval_shape(stack_blocks, model))
 
 
 def compiled_step(clipping, leaves):

@@ -40,6 +40,19 @@ def path_matches(path: str, patterns: str | Sequence[str]) -> bool:
     return any(re.search(rf"(?:^|/)(?:{pattern})$", path) for pattern in patterns)
 
 
+def check_patterns(patterns: Sequence[str], paths: Sequence[str], what: str) -> None:
+    """Raises a `ValueError` if a pattern matches none of some paths.
+
+    Args:
+        patterns: See `path_matches`.
+        paths: What they are to match.
+        what: What the paths are of, and which there are: the end of the message.
+    """
+    for pattern in patterns:
+        if not any(path_matches(path, pattern) for path in paths):
+            raise ValueError(f"{pattern!r} matches none of the {len(paths)} {what}.")
+
+
 def mask_by_path(tree: PyTree, patterns: str | Sequence[str]) -> PyTree[bool]:
     """Returns a tree of booleans: which leaves of `tree` match one of `patterns`."""
     return map_with_path(lambda path, _: path_matches(path, patterns), tree)

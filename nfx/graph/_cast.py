@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from nfx._tree import leaves_by_path, map_with_path, path_matches
+from nfx._tree import check_patterns, leaves_by_path, map_with_path, path_matches
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -32,11 +32,6 @@ def cast(model: Model, dtype: Any, patterns: str | Sequence[str] = ".*") -> Mode
         raise ValueError(f"dtype={jnp.dtype(dtype).name} must be floating-point.")
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     paths = list(leaves_by_path(model))
-    for pattern in patterns:
-        if not any(path_matches(path, pattern) for path in paths):
-            raise ValueError(
-                f"{pattern!r} matches none of the {len(paths)} parameters, such as "
-                f"{', '.join(map(repr, paths[:6]))}."
-            )
+    check_patterns(patterns, paths, f"parameters, such as {', '.join(map(repr, paths[:6]))}")
     change = lambda path, leaf: leaf.astype(dtype) if path_matches(path, patterns) else leaf
     return map_with_path(change, model)

@@ -10,8 +10,7 @@ from jaxtyping import PyTree
 
 from nfx._tree import replace_fields
 from nfx.models import NFBlock, NFNet, Stage
-from nfx.nn import Remat, Stack
-from nfx.nn._stack import check_loop
+from nfx.nn import check_loop, Remat, Stack
 
 
 def stack_blocks(model: NFNet, *, remat: Remat = "none", unroll: int = 1) -> NFNet:

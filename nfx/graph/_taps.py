@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from nfx._tree import leaf_path, path_matches
+from nfx._tree import check_patterns, leaf_path, path_matches
 
 
 class _Record:
@@ -49,13 +49,11 @@ def taps(
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     points = module_paths(model)
     tapped_points = [point for point in points if path_matches(point, patterns)]
-    for pattern in patterns:
-        if not any(path_matches(point, pattern) for point in points):
-            raise ValueError(
-                f"{pattern!r} matches none of the {len(points)} points of a "
-                f"{type(model).__name__}, such as {', '.join(map(repr, points[:6]))}: see "
-                "nfx.graph.module_paths(model)."
-            )
+    examples = ", ".join(map(repr, points[:6]))
+    what = (
+        f"points of a {type(model).__name__}, such as {examples}: see nfx.graph.module_paths(model)"
+    )
+    check_patterns(patterns, points, what)
 
     def tapped(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         record = _Record()

@@ -21,7 +21,7 @@ from nfx.nn._ledger import (
 from nfx.nn._linear import Linear as Linear
 from nfx.nn._lowering import Lowering as Lowering, LOWERINGS as LOWERINGS
 from nfx.nn._pool import average_pool as average_pool, max_pool as max_pool
-from nfx.nn._stack import Remat as Remat, Stack as Stack
+from nfx.nn._stack import check_loop as check_loop, Remat as Remat, Stack as Stack
 from nfx.nn._standardize import (
     Standardization as Standardization,
     STANDARDIZATIONS as STANDARDIZATIONS,

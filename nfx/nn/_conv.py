@@ -80,8 +80,7 @@ class WSConv2d(eqx.Module):
     @property
     def kernel(self) -> Float[Array, "kh kw i_per_group o"]:
         """The standardized kernel, with gain and gamma."""
-        gain = (self.gain * self.gamma).astype(self.weight.dtype)
-        return STANDARDIZATIONS[self.standardization](self.weight, gain)
+        return _standardized(self.weight, self.gain, self.standardization, self.gamma)
 
     @jax.named_scope("nfx.nn.WSConv2d")
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
@@ -131,8 +130,17 @@ def _standardized_convolution(
     gamma: float,
     **how: Any,
 ) -> Float[Array, "h_out w_out o"]:
-    kernel = STANDARDIZATIONS[standardization](weight, (gain * gamma).astype(weight.dtype))
+    kernel = _standardized(weight, gain, standardization, gamma)
     return convolve(x, kernel.astype(x.dtype), **how) + bias.astype(x.dtype)
+
+
+def _standardized(
+    weight: Float[Array, "kh kw i_per_group o"],
+    gain: Float[Array, " o"],
+    standardization: Standardization,
+    gamma: float,
+) -> Float[Array, "kh kw i_per_group o"]:
+    return STANDARDIZATIONS[standardization](weight, (gain * gamma).astype(weight.dtype))
 
 
 def draw_kernel(

@@ -28,6 +28,24 @@ def window_padding(padding: str, size: int) -> str | tuple[tuple[int, int], ...]
     return "SAME" if padding == "SAME" else (margin, margin)
 
 
+def window_edges(
+    padding: Padding, sizes: tuple[int, int], window: int, stride: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the pixels that go before and after each dimension of an image.
+
+    Args:
+        padding: See `window_padding`.
+        sizes: Height and width of the image.
+        window: Side of the window.
+        stride: Step between windows.
+    """
+    pixels = window_padding(padding, window)
+    if isinstance(pixels, str):
+        pixels = jax.lax.padtype_to_pads(sizes, (window, window), (stride, stride), pixels)
+    (top, bottom), (left, right) = pixels
+    return (top, bottom), (left, right)
+
+
 def convolve(
     x: Float[Array, "h w i"],
     kernel: Float[Array, "kh kw i_per_group o"],
@@ -65,14 +83,10 @@ def convolve(
     if x.dtype != kernel.dtype:
         raise TypeError(f"x is {x.dtype} and the kernel {kernel.dtype}: cast one to the other's.")
     (height, width), (kh, kw) = x.shape[:2], kernel.shape[:2]
-    pixels = window_padding(padding, kh)
-    if isinstance(pixels, str):
-        pixels = jax.lax.padtype_to_pads((height, width), (kh, kw), (stride, stride), pixels)
-    (top, bottom), (left, right) = pixels
     geometry = Geometry(
         image=(height, width),
         kernel=(kh, kw),
-        padding=((top, bottom), (left, right)),
+        padding=window_edges(padding, (height, width), kh, stride),
         stride=stride,
         groups=groups,
         channels=kernel.shape[2],

@@ -110,13 +110,12 @@ def convolution_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Ke
     Its features are the images: it is slow where they are few and large. The barriers are there
     for the reason given in `convolution_input_gradient`.
     """
-    high = [
-        (output - 1) * geometry.stride + kernel - image - low
+    padding = [
+        (low, (output - 1) * geometry.stride + kernel - image - low)
         for output, kernel, image, (low, _) in zip(
             geometry.output, geometry.kernel, geometry.image, geometry.padding, strict=True
         )
     ]
-    padding = [(low, end) for (low, _), end in zip(geometry.padding, high, strict=True)]
     gradient = jax.lax.conv_general_dilated(
         optimization_barrier(jnp.transpose(x, (3, 1, 2, 0))),
         optimization_barrier(jnp.transpose(y, (1, 2, 0, 3))),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfx.nn._convolution import Padding, window_padding
+from nfx.nn._convolution import Padding, window_edges
 
 
 def average_pool(x: Float[Array, "h w c"], window: int, stride: int) -> Float[Array, "h2 w2 c"]:
@@ -30,10 +30,8 @@ def max_pool(
     Of pixels of a window that are equally large, each gets a share of the gradient. It is the
     largest of shifted images: on a CPU, the gradient of XLA's own takes four times as long.
     """
-    sizes = x.shape[:2]
-    pixels = window_padding(padding, window)
-    if isinstance(pixels, str):
-        pixels = jax.lax.padtype_to_pads(sizes, (window, window), (stride, stride), pixels)
+    sizes = x.shape[0], x.shape[1]
+    pixels = window_edges(padding, sizes, window, stride)
     padded = jnp.pad(x, (*pixels, (0, 0)), constant_values=-jnp.inf)
     height, width = (
         size + sum(edges) - window + 1 for size, edges in zip(sizes, pixels, strict=True)

@@ -6,7 +6,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from nfx._tree import leaves_by_path, mask_by_path, path_matches
+from nfx._tree import check_patterns, leaves_by_path, mask_by_path
 
 
 def train_only(
@@ -32,12 +32,7 @@ def train_only(
 
     def labels(params: PyTree) -> PyTree[str]:
         paths = list(leaves_by_path(params))
-        for pattern in patterns:
-            if not any(path_matches(path, pattern) for path in paths):
-                raise ValueError(
-                    f"{pattern!r} matches none of the {len(paths)} leaves, such as "
-                    f"{', '.join(map(repr, paths[-3:]))}."
-                )
+        check_patterns(patterns, paths, f"leaves, such as {', '.join(map(repr, paths[-3:]))}")
         mask = mask_by_path(params, patterns)
         return jax.tree.map(lambda trained: "trained" if trained else "frozen", mask)
 

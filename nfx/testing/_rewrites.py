@@ -101,23 +101,19 @@ def network_outputs(model: PyTree, image: jax.Array, *, key: jax.Array | None) -
 def check_outputs(subject: RewriteSubject, seed: int) -> None:
     """Without a key."""
     images, _ = subject.draw(seed)
-    _expect_close(
-        subject.run(subject.rewritten, images, None),
-        subject.run(subject.model, images, None),
-        "output",
-        subject.rtol,
-    )
+    _expect_same_run(subject, images, None)
 
 
 def check_masks(subject: RewriteSubject, seed: int) -> None:
     """With keys."""
-    images, keys = subject.draw(seed)
-    _expect_close(
-        subject.run(subject.rewritten, images, keys),
-        subject.run(subject.model, images, keys),
-        "output",
-        subject.rtol,
+    _expect_same_run(subject, *subject.draw(seed))
+
+
+def _expect_same_run(subject: RewriteSubject, images: jax.Array, keys: jax.Array | None) -> None:
+    found, expected = (
+        subject.run(model, images, keys) for model in (subject.rewritten, subject.model)
     )
+    _expect_close(found, expected, "output", subject.rtol)
 
 
 def check_half_precision(subject: RewriteSubject, seed: int) -> None:

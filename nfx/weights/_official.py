@@ -8,9 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.graph import stack_like
 from nfx.weights._rename import (
-    as_named,
     complete,
     export,
     fill,
@@ -83,15 +81,12 @@ def from_official(mapping: Mapping[str, Any], model: Model, *, strict: bool = Tr
     Raises:
         ValueError: Listing every name and shape that does not fit.
     """
-    plain = as_named(model)
-    filled: Any = fill(plain, flatten(mapping), _official_leaves(plain), strict=strict)
-    return stack_like(filled, model)
+    return fill(model, flatten(mapping), _official_leaves, strict=strict)
 
 
 def to_official(model: PyTree) -> dict[str, np.ndarray]:
     """Returns the parameters of `model` by official name: the inverse of `from_official`."""
-    plain = as_named(model)
-    return export(plain, _official_leaves(plain))
+    return export(model, _official_leaves)
 
 
 def _official_leaves(model: PyTree) -> dict[str, ForeignLeaf]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path, path_matches
-from nfx.graph import unstack_blocks
+from nfx.graph import stack_like, unstack_blocks
 from nfx.models import NFNet
 from nfx.nn import Conv2d, Stack
 
@@ -80,6 +80,10 @@ class ForeignLeaf(NamedTuple):
 _CLASSIFIER = ("head/weight", "head/bias")
 
 
+# From a model to where each of its leaf paths is elsewhere.
+NamesOf = Callable[[PyTree], Mapping[str, ForeignLeaf]]
+
+
 def rename(
     path: str, modules: tuple[Module, ...], parameters: tuple[Parameter, ...], separator: str
 ) -> ForeignLeaf | None:
@@ -109,7 +113,7 @@ def complete(found: Mapping[str, ForeignLeaf | None], where: str) -> dict[str, F
     return {path: leaf for path, leaf in found.items() if leaf is not None}
 
 
-def as_named(model: Any) -> Any:
+def _as_named(model: Any) -> Any:
     """Returns `model` with its blocks on their own, as the foreign names have them.
 
     Raises:
@@ -128,8 +132,10 @@ def as_named(model: Any) -> Any:
     return jax.eval_shape(unstack_blocks, model) if abstract else unstack_blocks(model)
 
 
-def export(model: PyTree, names: Mapping[str, ForeignLeaf]) -> dict[str, np.ndarray]:
+def export(model: PyTree, names_of: NamesOf) -> dict[str, np.ndarray]:
     """Returns the leaves of `model` by foreign name, in the foreign layout."""
+    model = _as_named(model)
+    names = names_of(model)
     return {
         name: np.asarray(LAYOUTS[layout].theirs(np.asarray(leaf)), order="C")
         for (name, layout), leaf in (
@@ -138,15 +144,13 @@ def export(model: PyTree, names: Mapping[str, ForeignLeaf]) -> dict[str, np.ndar
     }
 
 
-def fill(
-    model: Model, foreign: Mapping[str, Any], names: Mapping[str, ForeignLeaf], *, strict: bool
-) -> Model:
+def fill(model: Model, foreign: Mapping[str, Any], names_of: NamesOf, *, strict: bool) -> Model:
     """Replaces every leaf of `model` by a foreign array of its shape, in its dtype.
 
     Args:
         model: What to fill; its leaves may be abstract, but for those that are kept.
         foreign: Arrays by foreign name.
-        names: Where each leaf path of the model is in it.
+        names_of: Where each leaf path of a model with its blocks on their own is in it.
         strict: If not, a classifier of another number of classes is left as it is in `model`,
             with a warning that says so.
 
@@ -154,7 +158,8 @@ def fill(
         ValueError: Listing, all at once, every leaf without an array, every array without a
             leaf, every shape that disagrees and every array with NaN or infinity in it.
     """
-    leaves = leaves_by_path(model)
+    plain = _as_named(model)
+    names, leaves = names_of(plain), leaves_by_path(plain)
     wrong = {
         path: problem
         for path, leaf in leaves.items()
@@ -179,7 +184,7 @@ def fill(
         leaf if path in kept else _converted(foreign[names[path].name], names[path], leaf)
         for path, leaf in leaves.items()
     ]
-    return jax.tree.unflatten(jax.tree.structure(model), filled)
+    return stack_like(jax.tree.unflatten(jax.tree.structure(plain), filled), model)
 
 
 def _converted(array: Any, where: ForeignLeaf, leaf: Any) -> jax.Array:

@@ -7,9 +7,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.graph import stack_like
 from nfx.weights._rename import (
-    as_named,
     complete,
     export,
     fill,
@@ -84,15 +82,12 @@ def from_timm(mapping: Mapping[str, Any], model: Model, *, strict: bool = True) 
     Raises:
         ValueError: Listing every name and shape that does not fit.
     """
-    plain = as_named(model)
-    filled: Any = fill(plain, mapping, _timm_leaves(plain), strict=strict)
-    return stack_like(filled, model)
+    return fill(model, mapping, _timm_leaves, strict=strict)
 
 
 def to_timm(model: PyTree) -> dict[str, np.ndarray]:
     """Returns the parameters of `model` as timm has them: the inverse of `from_timm`."""
-    plain = as_named(model)
-    return export(plain, _timm_leaves(plain))
+    return export(model, _timm_leaves)
 
 
 def _timm_leaves(model: PyTree) -> dict[str, ForeignLeaf]:
