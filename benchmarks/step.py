@@ -48,7 +48,7 @@ def grouped_convolution(x, kernel, *, stride, padding, groups):
     )[0]
 
 
-def standardize(weight, gain, *, eps=1e-4):
+def standardize(weight, gain, *, eps=1e-4, axis_name=None):
     fan_in = np.prod(weight.shape[:-1])
     mean, variance = jnp.mean(weight, axis=(0, 1, 2)), jnp.var(weight, axis=(0, 1, 2))
     return (weight - mean) * (gain * jax.lax.rsqrt(jnp.maximum(fan_in * variance, eps)))

@@ -18,6 +18,10 @@ class WSConv2d(eqx.Module):
 
     There is no standardized copy to keep in step: `weight` is the only kernel state. Under
     `jax.vmap` the standardization is traced once, not once an example.
+
+    Attributes:
+        axis_name: The axis of the mesh over which the input's channels are split, or None: see
+            `nfx.graph.split_channels`.
     """
 
     unit_axes: ClassVar = {"weight": "h w i o -> o", "gain": "o ->", "bias": "o ->"}
@@ -30,6 +34,7 @@ class WSConv2d(eqx.Module):
     standardization: Standardization = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
     gamma: float = eqx.field(static=True)
+    axis_name: str | None = eqx.field(static=True)
 
     def __init__(  # noqa: PLR0913
         self,
@@ -76,18 +81,22 @@ class WSConv2d(eqx.Module):
         self.standardization = standardization
         self.padding = padding
         self.gamma = gamma
+        self.axis_name = None
 
     @property
     def kernel(self) -> Float[Array, "kh kw i_per_group o"]:
         """The standardized kernel, with gain and gamma."""
-        return _standardized(self.weight, self.gain, self.standardization, self.gamma)
+        return _standardized(
+            self.weight, self.gain, self.standardization, self.gamma, self.axis_name
+        )
 
     @jax.named_scope("nfx.nn.WSConv2d")
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h_out w_out o"]:
         """Convolves one image, in the dtype of `x`; statistics are in that of `weight`."""
         return _standardized_convolution(
             x, self.weight, self.gain, self.bias, standardization=self.standardization,
-            gamma=self.gamma, stride=self.stride, padding=self.padding, groups=self.groups,
+            gamma=self.gamma, axis_name=self.axis_name, stride=self.stride, padding=self.padding,
+            groups=self.groups,
         )  # fmt: skip
 
 
@@ -119,7 +128,10 @@ class Conv2d(eqx.Module):
 
 
 # Jitted for its tracing cache: blocks repeat, and what repeats is traced and lowered once.
-@ft.partial(jax.jit, static_argnames=("standardization", "gamma", "stride", "padding", "groups"))
+@ft.partial(
+    jax.jit,
+    static_argnames=("standardization", "gamma", "axis_name", "stride", "padding", "groups"),
+)
 def _standardized_convolution(
     x: Float[Array, "h w i"],
     weight: Float[Array, "kh kw i_per_group o"],
@@ -128,10 +140,13 @@ def _standardized_convolution(
     *,
     standardization: Standardization,
     gamma: float,
+    axis_name: str | None,
     **how: Any,
 ) -> Float[Array, "h_out w_out o"]:
-    kernel = _standardized(weight, gain, standardization, gamma)
-    return convolve(x, kernel.astype(x.dtype), **how) + bias.astype(x.dtype)
+    kernel = _standardized(weight, gain, standardization, gamma, axis_name)
+    y = convolve(x, kernel.astype(x.dtype), **how)
+    y = y if axis_name is None else jax.lax.psum(y, axis_name)
+    return y + bias.astype(x.dtype)
 
 
 def _standardized(
@@ -139,8 +154,10 @@ def _standardized(
     gain: Float[Array, " o"],
     standardization: Standardization,
     gamma: float,
+    axis_name: str | None,
 ) -> Float[Array, "kh kw i_per_group o"]:
-    return STANDARDIZATIONS[standardization](weight, (gain * gamma).astype(weight.dtype))
+    scale = (gain * gamma).astype(weight.dtype)
+    return STANDARDIZATIONS[standardization](weight, scale, axis_name=axis_name)
 
 
 def draw_kernel(

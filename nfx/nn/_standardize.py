@@ -12,7 +12,11 @@ from jaxtyping import Array, Float
 
 
 def standardize_weight(
-    weight: Float[Array, "*fan_in o"], gain: Float[Array, " o"], *, eps: float = 1e-4
+    weight: Float[Array, "*fan_in o"],
+    gain: Float[Array, " o"],
+    *,
+    eps: float = 1e-4,
+    axis_name: str | None = None,
 ) -> Float[Array, "*fan_in o"]:
     """Gives each output unit zero mean and variance `gain**2 / fan_in`: the official rule.
 
@@ -25,6 +29,8 @@ def standardize_weight(
         eps: Floor on `fan_in * variance`. A floor, not an addend: the official code clamps
             where timm adds (`standardize_weight_timm`), and at 1e-4 against a value near 1
             the floor is idle unless a kernel has collapsed.
+        axis_name: Inside `jax.shard_map`, the axis of the mesh over which the fan-in is split, if
+            it is: statistics are then of the whole of it.
 
     Returns:
         The kernel to convolve with. A unit with a fan-in of one, or with equal weights,
@@ -33,12 +39,17 @@ def standardize_weight(
     References:
         Brock, De & Smith (2021), arXiv:2101.08692; official code, `WSConv2D`.
     """
-    fan_in = math.prod(weight.shape[:-1])
-    return _standardize(lambda v: jax.lax.rsqrt(jnp.maximum(fan_in * v, eps)), weight, gain)
+    fan_in = _fan_in(weight, axis_name)
+    rule = lambda v: jax.lax.rsqrt(jnp.maximum(fan_in * v, eps))
+    return _standardize(rule, axis_name, weight, gain)
 
 
 def standardize_weight_timm(
-    weight: Float[Array, "*fan_in o"], gain: Float[Array, " o"], *, eps: float = 1e-5
+    weight: Float[Array, "*fan_in o"],
+    gain: Float[Array, " o"],
+    *,
+    eps: float = 1e-5,
+    axis_name: str | None = None,
 ) -> Float[Array, "*fan_in o"]:
     """Gives each output unit zero mean and variance near `gain**2 / fan_in`: timm's rule.
 
@@ -49,8 +60,8 @@ def standardize_weight_timm(
     References:
         timm 1.0, `ScaledStdConv2d` with `NfCfg.std_conv_eps`.
     """
-    fan_in = math.prod(weight.shape[:-1])
-    return _standardize(lambda v: jax.lax.rsqrt(fan_in * (v + eps)), weight, gain)
+    fan_in = _fan_in(weight, axis_name)
+    return _standardize(lambda v: jax.lax.rsqrt(fan_in * (v + eps)), axis_name, weight, gain)
 
 
 Standardization = Literal["official", "timm"]
@@ -65,8 +76,13 @@ STANDARDIZATIONS: Mapping[Standardization, Callable[..., Array]] = MappingProxyT
 Rule = Callable[[Float[Array, " o"]], Float[Array, " o"]]
 
 
+def _fan_in(weight: Array, axis_name: str | None) -> int:
+    own = math.prod(weight.shape[:-1])
+    return own if axis_name is None else own * jax.lax.axis_size(axis_name)
+
+
 def _standardize(
-    rule: Rule, weight: Float[Array, "*fan_in o"], gain: Float[Array, " o"]
+    rule: Rule, axis_name: str | None, weight: Float[Array, "*fan_in o"], gain: Float[Array, " o"]
 ) -> Float[Array, "*fan_in o"]:
     """Takes the kernel as a matrix.
 
@@ -74,20 +90,28 @@ def _standardize(
     `(1, 1, i, o)`, as the gradient does, as of two of shape `(i, o)`.
     """
     matrix = weight.reshape(-1, weight.shape[-1])
-    return _standardize_matrix(rule, matrix, gain).reshape(weight.shape)
+    return _standardize_matrix(rule, axis_name, matrix, gain).reshape(weight.shape)
 
 
-@ft.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _mean(matrix: Float[Array, "i o"], axis_name: str | None) -> Float[Array, " o"]:
+    own = jnp.mean(matrix, axis=0)
+    return own if axis_name is None else jax.lax.pmean(own, axis_name)
+
+
+@ft.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _standardize_matrix(
-    rule: Rule, matrix: Float[Array, "i o"], gain: Float[Array, " o"]
+    rule: Rule, axis_name: str | None, matrix: Float[Array, "i o"], gain: Float[Array, " o"]
 ) -> Float[Array, "i o"]:
-    centered = matrix - jnp.mean(matrix, axis=0)
-    return centered * (gain * rule(jnp.mean(jnp.square(centered), axis=0)))
+    centered = matrix - _mean(matrix, axis_name)
+    return centered * (gain * rule(_mean(jnp.square(centered), axis_name)))
 
 
 @_standardize_matrix.defjvp
 def _standardize_jvp(
-    rule: Rule, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    rule: Rule,
+    axis_name: str | None,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:
     """What JAX would find, with fewer passes over the kernel in its transpose.
 
@@ -95,10 +119,10 @@ def _standardize_jvp(
     scaled: the gradient adds up two things over the kernel, and then writes it once.
     """
     (matrix, gain), (d_matrix, d_gain) = primals, tangents
-    centered = matrix - jnp.mean(matrix, axis=0)
-    variance = jnp.mean(jnp.square(centered), axis=0)
-    d_variance = 2 * jnp.mean(centered * d_matrix, axis=0)
+    centered = matrix - _mean(matrix, axis_name)
+    variance = _mean(jnp.square(centered), axis_name)
+    d_variance = 2 * _mean(centered * d_matrix, axis_name)
     scale, d_scale = jax.jvp(rule, (variance,), (d_variance,))
-    along_mean = jnp.mean(d_matrix, axis=0) * (gain * scale)
+    along_mean = _mean(d_matrix, axis_name) * (gain * scale)
     along_scale = centered * (gain * d_scale + d_gain * scale)
     return centered * (gain * scale), d_matrix * (gain * scale) - along_mean + along_scale

@@ -22,7 +22,7 @@ from nfx.optim import (
 )
 from nfx.recipes._recipe import Recipe
 from nfx.sharding import batch_shards, check_batch_divides
-from nfx.train import check_data_parallel, Metrics, Preprocessing, StepMetrics
+from nfx.train import Metrics, Preprocessing, StepMetrics
 
 
 # Mean and standard deviation of the pixels, by number of channels: of Fashion-MNIST, and of
@@ -97,7 +97,6 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
 
 def check_mesh(recipe: Recipe, mesh: Mesh) -> None:
     """Raises a `ValueError` if the recipe's step cannot be split over the mesh."""
-    check_data_parallel(mesh)
     check_batch_divides(mesh, recipe.batch_size)
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size // batch_shards(mesh) % 2:
         raise ValueError(

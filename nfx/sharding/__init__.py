@@ -1,5 +1,6 @@
-"""Meshes and placement."""
+"""Meshes, where arrays live on them, and what devices tell each other."""
 
+from nfx.sharding._collect import collect as collect, Communication as Communication
 from nfx.sharding._mesh import (
     batch_axes as batch_axes,
     batch_shards as batch_shards,
@@ -11,4 +12,12 @@ from nfx.sharding._mesh import (
     parse_mesh_shape as parse_mesh_shape,
     place_batch as place_batch,
     replicated as replicated,
+)
+from nfx.sharding._rules import (
+    FULLY_SHARDED as FULLY_SHARDED,
+    partition_specs as partition_specs,
+    REPLICATED as REPLICATED,
+    Rule as Rule,
+    Rules as Rules,
+    shards as shards,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 
@@ -15,17 +16,26 @@ MESH_AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """Arranges devices in a mesh with named axes.
+def make_mesh(
+    shape: Mapping[str, int],
+    devices: Sequence[Any] | None = None,
+    *,
+    axis_type: AxisType = AxisType.Auto,
+) -> Mesh:
+    """Arranges devices in a mesh with named axes, neighbours in the machine next to each other.
+
+    Slices of TPUs are joined by a slower network: the axis "data" goes over them, outermost.
 
     Args:
-        shape: Size of each axis, as `{"data": 4, "fsdp": 2}`: any of `MESH_AXES`, size one
-            allowed.
+        shape: Size of each axis, as `{"data": 4, "fsdp": 2}`: any of `MESH_AXES` in any order,
+            size one allowed.
         devices: The devices to use, all that JAX has by default.
+        axis_type: Who decides where arrays inside `jit` live: the partitioner (`AxisType.Auto`),
+            or their types (`AxisType.Explicit`).
 
     Raises:
-        ValueError: If an axis is unknown or empty, or the sizes do not multiply to the
-            number of devices.
+        ValueError: If an axis is unknown or empty, the sizes do not multiply to the number of
+            devices, or "data" does not divide over the slices.
     """
     devices = jax.devices() if devices is None else devices
     unknown = [axis for axis in shape if axis not in MESH_AXES]
@@ -41,12 +51,29 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[Any] | None = None) ->
             "number of devices. To try a mesh on CPU, set "
             "XLA_FLAGS=--xla_force_host_platform_device_count=8 before Python starts."
         )
-    # Auto by name: the default of `jax.make_mesh` differs between versions of JAX.
-    return jax.make_mesh(
-        tuple(shape.values()),
-        tuple(shape),
-        axis_types=(AxisType.Auto,) * len(shape),
-        devices=devices,
+    # The type by name: the default of `jax.make_mesh` differs between versions of JAX.
+    return Mesh(_arranged(shape, devices), tuple(shape), axis_types=(axis_type,) * len(shape))
+
+
+def _arranged(shape: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        # An axis may be larger than any of the machine's own, and is then several of them.
+        return mesh_utils.create_device_mesh(
+            tuple(shape.values()), devices, allow_split_physical_axes=True
+        )
+    if shape.get("data", 1) % slices:
+        raise ValueError(
+            f"The mesh {dict(shape)} is over {slices} slices, and its axis 'data' goes over them: "
+            f"its size must be a multiple of {slices}."
+        )
+    across = {"data": slices}
+    within = {axis: size // across.get(axis, 1) for axis, size in shape.items()}
+    return mesh_utils.create_hybrid_device_mesh(
+        tuple(within.values()),
+        tuple(across.get(axis, 1) for axis in shape),
+        devices,
+        allow_split_physical_axes=True,
     )
 
 

@@ -14,6 +14,11 @@ from nfx.train._losses import (
     smoothed_cross_entropy as smoothed_cross_entropy,
 )
 from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
+from nfx.train._placement import (
+    shard_model as shard_model,
+    state_shardings as state_shardings,
+    state_specs as state_specs,
+)
 from nfx.train._plots import plot_clipping as plot_clipping
 from nfx.train._run_directory import (
     RunDirectory as RunDirectory,
@@ -21,7 +26,6 @@ from nfx.train._run_directory import (
 )
 from nfx.train._step import (
     abstract_state as abstract_state,
-    check_data_parallel as check_data_parallel,
     create_state as create_state,
     EvaluationCounts as EvaluationCounts,
     make_evaluation_step as make_evaluation_step,

@@ -19,8 +19,17 @@ from nfx.augment import augment_batch, Augmentation, example_keys, normalize
 from nfx.data import Batch, PADDING_LABEL
 from nfx.models import apply_batch, initial_statistics
 from nfx.optim import ema_parameters
-from nfx.sharding import batch_axes, batch_spec, local_example_indices, replicated
+from nfx.sharding import (
+    batch_axes,
+    batch_spec,
+    Communication,
+    FULLY_SHARDED,
+    local_example_indices,
+    replicated,
+    Rules,
+)
 from nfx.train._losses import one_hot, smoothed_cross_entropy
+from nfx.train._placement import shard_model, state_shardings
 
 
 class TrainState(eqx.Module):
@@ -85,26 +94,38 @@ StepMetrics = Callable[[PyTree, PyTree, Int[Array, ""]], Metrics]
 
 
 def create_state(
-    build_model: Callable[[], PyTree], optimizer: optax.GradientTransformation, mesh: Mesh
+    build_model: Callable[[], PyTree],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    rules: Rules = FULLY_SHARDED,
 ) -> TrainState:
-    """Builds the first state on the devices of `mesh`, replicated, in one compiled program.
+    """Builds the first state on the devices of `mesh`, in one compiled program.
+
+    What is split is never whole on a device.
 
     Args:
         build_model: Creates the model.
         optimizer: What will update it.
         mesh: Where the state will live.
+        rules: How it is split: see `state_shardings`.
     """
+    like = abstract_state(build_model, optimizer, mesh, rules=rules)
     build = ft.partial(_build_state, build_model, optimizer)
-    return jax.jit(build, out_shardings=replicated(mesh))()
+    return jax.jit(build, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
 
 
 def abstract_state(
-    build_model: Callable[[], PyTree], optimizer: optax.GradientTransformation, mesh: Mesh
+    build_model: Callable[[], PyTree],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    rules: Rules = FULLY_SHARDED,
 ) -> TrainState:
     """As `create_state`, with shapes, dtypes and shardings in place of arrays."""
     shapes = jax.eval_shape(ft.partial(_build_state, build_model, optimizer))
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
-    return jax.tree.map(place, shapes)
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(place, shapes, state_shardings(shapes, mesh, rules))
 
 
 def _build_state(
@@ -120,6 +141,9 @@ def make_train_step(
     preprocessing: Preprocessing,
     mesh: Mesh,
     observe: StepMetrics = lambda gradients, model, step: {},
+    *,
+    rules: Rules = FULLY_SHARDED,
+    communication: Communication = Communication(),  # noqa: B008
 ) -> jax.stages.Wrapped:
     """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
 
@@ -130,15 +154,15 @@ def make_train_step(
         optimizer: An optax chain. It may take the gradient elsewhere, on the same examples with
             the same randomness: see `nfx.optim.sharpness_aware`.
         preprocessing: Normalisation, augmentation and smoothing.
-        mesh: The devices; the batch is split over them and the state replicated.
+        mesh: The devices; the batch is split over "data" and "fsdp", and the state as
+            `state_shardings` says.
         observe: What to log beside `loss` and `gradient_norm`.
-
-    Raises:
-        ValueError: If the mesh has axes over which a state would have to be split.
+        rules: How the state is split over "fsdp": see `state_shardings`.
+        communication: In which dtypes parameters and gradients go between devices.
     """
-    check_data_parallel(mesh)
     optimizer = optax.with_extra_args_support(optimizer)
-    differentiate = jax.value_and_grad(_sharded_loss(preprocessing, mesh), has_aux=True)
+    loss = _sharded_loss(preprocessing, mesh, rules, communication)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
 
     def train_step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
@@ -154,21 +178,24 @@ def make_train_step(
             gradients, state.opt_state, state.model, grad_fn=lambda model, _: at(model)[1]
         )
         model = optax.apply_updates(state.model, updates)
-        return TrainState(state.step + 1, model, opt_state, statistics), metrics
+        state = TrainState(state.step + 1, model, opt_state, statistics)
+        state = jax.lax.with_sharding_constraint(state, state_shardings(state, mesh, rules))
+        return state, jax.lax.with_sharding_constraint(metrics, replicated(mesh))
 
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
-    return jax.jit(
-        train_step,
-        in_shardings=(whole, split, whole),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-    )
+    return jax.jit(train_step, in_shardings=(None, split, whole), donate_argnums=0)
 
 
-def make_evaluation_step(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages.Wrapped:
+def make_evaluation_step(
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    *,
+    rules: Rules = FULLY_SHARDED,
+    communication: Communication = Communication(),  # noqa: B008
+) -> jax.stages.Wrapped:
     """Makes the jitted `(model, statistics, batch) -> counts`.
 
-    Summed over batches, the counts are exact.
+    Summed over batches, the counts are exact. The arguments are those of `make_train_step`.
     """
 
     def local(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
@@ -181,14 +208,20 @@ def make_evaluation_step(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages
         sums = [jnp.sum(x, dtype=jnp.float32) for x in (correct, losses, real)]
         return EvaluationCounts(*jax.lax.psum(sums, batch_axes(mesh)))
 
-    specs = (P(), P(), batch_spec(mesh))
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
+    sharded = shard_model(
+        local,
+        mesh,
+        rules=rules,
+        communication=communication,
+        in_specs=(P(), batch_spec(mesh)),
+        out_specs=P(),
+    )
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
-    return jax.jit(sharded, in_shardings=(whole, whole, split), out_shardings=whole)
+    return jax.jit(sharded, in_shardings=(None, whole, split), out_shardings=whole)
 
 
 def _sharded_loss(
-    preprocessing: Preprocessing, mesh: Mesh
+    preprocessing: Preprocessing, mesh: Mesh, rules: Rules, communication: Communication
 ) -> Callable[..., tuple[Float[Array, ""], PyTree]]:
     def local(
         model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
@@ -208,15 +241,11 @@ def _sharded_loss(
         losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
         return jax.lax.pmean(jnp.mean(losses), batch_axes(mesh)), statistics
 
-    specs = (P(), P(), batch_spec(mesh), P(), P())
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
-
-
-def check_data_parallel(mesh: Mesh) -> None:
-    """Raises a `ValueError` if `mesh` has axes over which a state would have to be split."""
-    split = {axis: size for axis, size in mesh.shape.items() if axis != "data" and size > 1}
-    if split:
-        raise ValueError(
-            f"The mesh {dict(mesh.shape)} splits {', '.join(split)}, and training replicates the "
-            "state: put all devices on the 'data' axis."
-        )
+    return shard_model(
+        local,
+        mesh,
+        rules=rules,
+        communication=communication,
+        in_specs=(P(), batch_spec(mesh), P(), P()),
+        out_specs=P(),
+    )

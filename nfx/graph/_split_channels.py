@@ -1,0 +1,141 @@
+"""Blocks whose channels are split over an axis of the mesh: tensor parallelism."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from nfx._tree import replace_fields
+from nfx.models import NFBlock, NFNet, Stage
+from nfx.nn import SqueezeExcite, Stack, WSConv2d
+from nfx.sharding import Rule, Rules
+
+
+def split_channels(model: PyTree, axis_name: str, size: int) -> PyTree:
+    """Returns `model` for `jax.shard_map`, its blocks computing a slice of their channels.
+
+    No array changes: layers learn the name of the axis of the mesh over which their input is
+    split, and grouped convolutions how many groups are a device's own. Call it outside of
+    `shard_map`, and give the result to it, split as `channel_rules` says:
+
+    - the first 1x1 convolution computes a slice of the outputs, the grouped convolutions some of
+      the groups: standardization is each device's own;
+    - the last 1x1 convolution has a slice of its fan-in: the means and variances of its
+      standardization are averaged over the axis, and its outputs added up, once a block;
+    - squeeze-excite has a slice of its hidden layer, or if it is before the last convolution, of
+      its input and output.
+
+    A block is as it was on every device if its groups do not divide over the axis, if it is
+    folded, or if its channels depend on their neighbours (efficient channel attention before the
+    last convolution). So is everything outside of the blocks, and a model that has none.
+
+    Args:
+        model: Any model. Blocks may be stacked.
+        axis_name: The axis of the mesh.
+        size: Its size.
+
+    References:
+        Shoeybi et al. (2019), arXiv:1909.08053, for the pairing of slices of outputs and inputs.
+    """
+    if size == 1 or not isinstance(model, NFNet):
+        return model
+    return replace_fields(
+        model, stages=tuple(_split_stage(stage, axis_name, size) for stage in model.stages)
+    )
+
+
+def channel_rules(model: PyTree, axis_name: str, size: int) -> Rules:
+    """Returns how the leaves of `split_channels(model, axis_name, size)` are split.
+
+    It is a table for `nfx.sharding.partition_specs`. The leaves of blocks that are not split, and
+    all others, are whole.
+    """
+    rows = [
+        Rule(f"{path}/{leaf}", (P(*(axis_name if entry else None for entry in entries)),))
+        for path, block in _blocks(split_channels(model, axis_name, size))
+        if is_split(block)
+        for leaf, entries in _SPLIT_LEAVES
+        if leaf.startswith("attention") <= _is_split_attention(block.attention)
+    ]
+    return (*rows, Rule(".*", (P(),)))
+
+
+# Leaves of a block, and which of their last axes are split.
+_SPLIT_LEAVES = (
+    ("conv0/(?:weight|gain|bias)", (True,)),
+    ("conv1b?/(?:weight|gain|bias)", (True,)),
+    ("conv2/weight", (True, False)),
+    ("inner_attention/fc0/weight", (True, False)),
+    ("inner_attention/fc1/(?:weight|bias)", (True,)),
+    ("attention/fc0/(?:weight|bias)", (True,)),
+    ("attention/fc1/weight", (True, False)),
+)
+
+
+def whole_blocks(model: PyTree, size: int) -> dict[str, str]:
+    """Returns the blocks that are not split over an axis of a size, by path, and why."""
+    return {
+        path: f"{block.conv1.groups} groups do not divide over {size}"
+        if block.conv1.groups % size
+        else "its convolutions or its attention cannot be split"
+        for path, block in _blocks(model)
+        if not _divides(block, size)
+    }
+
+
+def is_split(block: NFBlock) -> bool:
+    """Whether the channels of a block are split."""
+    return getattr(block.conv2, "axis_name", None) is not None
+
+
+def _is_split_attention(attention: Any) -> bool:
+    return isinstance(attention, SqueezeExcite) and attention.fc1.axis_name is not None
+
+
+def _blocks(model: PyTree) -> Iterator[tuple[str, NFBlock]]:
+    """The blocks of a model with the paths of their leaves; a stack's are one."""
+    for number, stage in enumerate(model.stages if isinstance(model, NFNet) else ()):
+        for index, blocks in enumerate(stage.blocks):
+            path = f"stages/{number}/blocks/{index}"
+            stacked = isinstance(blocks, Stack)
+            yield (f"{path}/block", blocks.block) if stacked else (path, blocks)
+
+
+def _split_stage(stage: Stage, axis_name: str, size: int) -> Stage:
+    blocks = tuple(
+        replace_fields(blocks, block=_split_block(blocks.block, axis_name, size))
+        if isinstance(blocks, Stack)
+        else _split_block(blocks, axis_name, size)
+        for blocks in stage.blocks
+    )
+    return replace_fields(stage, blocks=blocks)
+
+
+def _split_block(block: NFBlock, axis_name: str, size: int) -> NFBlock:
+    if not _divides(block, size):
+        return block
+    own_groups = lambda conv: conv and replace_fields(conv, groups=conv.groups // size)
+    inner, attention = block.inner_attention, block.attention
+    if inner is not None:
+        inner = replace_fields(inner, fc0=replace_fields(inner.fc0, axis_name=axis_name))
+    if isinstance(attention, SqueezeExcite) and attention.fc0.bias.shape[-1] % size == 0:
+        attention = replace_fields(
+            attention, fc1=replace_fields(attention.fc1, axis_name=axis_name)
+        )
+    return replace_fields(
+        block,
+        conv1=own_groups(block.conv1),
+        conv1b=own_groups(block.conv1b),
+        conv2=replace_fields(block.conv2, axis_name=axis_name),
+        inner_attention=inner,
+        attention=attention,
+    )
+
+
+def _divides(block: NFBlock, size: int) -> bool:
+    return (
+        isinstance(block.conv2, WSConv2d)
+        and block.conv1.groups % size == 0
+        and (block.inner_attention is None or isinstance(block.inner_attention, SqueezeExcite))
+    )

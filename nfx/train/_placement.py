@@ -1,0 +1,85 @@
+"""Where a state lives on a mesh, and a model as one of its devices sees it."""
+
+import functools as ft
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import PyTree
+
+from nfx.graph import channel_rules, split_channels
+from nfx.sharding import (
+    batch_axes,
+    collect,
+    Communication,
+    FULLY_SHARDED,
+    partition_specs,
+    Rules,
+)
+
+
+def state_specs(state: PyTree, mesh: Mesh, rules: Rules = FULLY_SHARDED) -> PyTree[P]:
+    """Returns the spec of each leaf of a state.
+
+    Blocks are split over the axis "model" where their groups divide: see
+    `nfx.graph.split_channels`. Beside that, `rules` split over the axis "fsdp". On a mesh that has
+    neither, everything is whole on every device.
+
+    Args:
+        state: A state, a model, or anything with leaves of the same paths; may be abstract.
+        mesh: The mesh, which may be abstract.
+        rules: A table: see `nfx.sharding.partition_specs`.
+
+    Raises:
+        ValueError: If the rules leave a leaf out, or the mesh does not divide it.
+    """
+    model = getattr(state, "model", state)
+    channels = channel_rules(model, "model", mesh.shape.get("model", 1))
+    return partition_specs(state, mesh.shape, channels, rules)
+
+
+def state_shardings(
+    state: PyTree, mesh: Mesh, rules: Rules = FULLY_SHARDED
+) -> PyTree[NamedSharding]:
+    """Returns `state_specs` as shardings over the mesh."""
+    return jax.tree.map(ft.partial(NamedSharding, mesh), state_specs(state, mesh, rules))
+
+
+def shard_model(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    rules: Rules = FULLY_SHARDED,
+    communication: Communication = Communication(),  # noqa: B008
+    in_specs: tuple[P, ...],
+    out_specs: PyTree[P],
+) -> Callable[..., Any]:
+    """Returns `function(model, *others)` as one fully manual `jax.shard_map` over the mesh.
+
+    Inside, the model is whole, but for the channels that its blocks split over "model". Its
+    gradients come out split as it went in, added up over the batch, and not averaged.
+
+    Args:
+        function: What each device computes, of its part of the batch. What it returns for all of
+            it, as a loss, it must average or add up over the axes of the batch itself.
+        mesh: The mesh.
+        rules: How the model is split: see `state_specs`.
+        communication: In which dtypes parameters and gradients go between devices.
+        in_specs: Of the arguments after the model.
+        out_specs: Of what the function returns.
+    """
+
+    def local(specs: PyTree[P], model: PyTree, *others: PyTree) -> Any:
+        return function(collect(model, specs, batch_axes(mesh), communication), *others)
+
+    def sharded(model: PyTree, *others: PyTree) -> Any:
+        specs = state_specs(model, mesh, rules)
+        model = split_channels(model, "model", mesh.shape.get("model", 1))
+        specs = jax.tree.unflatten(jax.tree.structure(model), jax.tree.leaves(specs))
+        mapped = jax.shard_map(
+            ft.partial(local, specs), mesh=mesh, in_specs=(specs, *in_specs), out_specs=out_specs
+        )
+        return mapped(model, *others)
+
+    return sharded
