@@ -35,5 +35,7 @@ from nfx.aot._tables import (
     diff as diff,
     diff_table as diff_table,
     Difference as Difference,
+    format_bytes as format_bytes,
+    plain_table as plain_table,
     report_table as report_table,
 )

@@ -50,7 +50,7 @@ def diff(before: Report, after: Report) -> list[Difference]:
 
 def report_table(report: Report) -> "Table":
     """Makes a table of a report, for `rich`'s console."""
-    table = _table(report.name, _FOOTNOTES)
+    table = plain_table(report.name, _FOOTNOTES)
     table.show_header = False
     table.add_column("", no_wrap=True)
     table.add_column("", justify="right")
@@ -63,7 +63,7 @@ def report_table(report: Report) -> "Table":
 
 def diff_table(before: Report, after: Report) -> "Table":
     """Makes a table of two reports side by side, and by what factor they differ."""
-    table = _table(" -> ".join(dict.fromkeys((before.name, after.name))), "")
+    table = plain_table(" -> ".join(dict.fromkeys((before.name, after.name))), "")
     table.add_column("", no_wrap=True)
     for column in ("before", "after", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -98,10 +98,14 @@ def _rows(report: Report) -> list[_Row]:
         _Row("parameters", report.parameters, _count),
         _Row("FLOPs, on the graph", report.graph_flops, _scaled),
         _Row("FLOPs per device, by XLA", report.xla_flops, _scaled),
-        _Row("bytes accessed per device, by XLA", report.xla_bytes, _size),
+        _Row("bytes accessed per device, by XLA", report.xla_bytes, format_bytes),
         _Row("FLOPs a byte, by XLA", report.arithmetic_intensity, "{:.3g}".format),
         *(
-            _Row(f"memory per device: {peak if kind == 'peak' else _words(kind)}", value, _size)
+            _Row(
+                f"memory per device: {peak if kind == 'peak' else _words(kind)}",
+                value,
+                format_bytes,
+            )
             for kind, value in memory.items()
         ),
         *(
@@ -109,10 +113,10 @@ def _rows(report: Report) -> list[_Row]:
             for kind, number, size in report.collectives
             for row in (
                 _Row(f"{_COLLECTIVE}{kind}", number, _count),
-                _Row(f"{_COLLECTIVE}{kind}, bytes", size, _size),
+                _Row(f"{_COLLECTIVE}{kind}, bytes", size, format_bytes),
             )
         ),
-        _Row("StableHLO, as text", report.stablehlo_bytes, _size),
+        _Row("StableHLO, as text", report.stablehlo_bytes, format_bytes),
         _Row("StableHLO lines", report.stablehlo_lines, _count),
         _Row("optimised HLO instructions", report.hlo_instructions, _count),
         *(
@@ -127,7 +131,8 @@ def _values(report: Report) -> dict[str, Number | None]:
     return {row.quantity: row.value for row in _rows(report)}
 
 
-def _table(title: str, caption: str) -> "Table":
+def plain_table(title: str, caption: str) -> "Table":
+    """Makes an empty table as all of nfx's are."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -161,7 +166,7 @@ def _scaled(value: Number) -> str:
     return f"{value / 1000**power:.4g} {['', 'k', 'M', 'G', 'T', 'P'][power]}".rstrip()
 
 
-def _size(value: Number) -> str:
+def format_bytes(value: Number) -> str:
     """In binary units: `"1.23 MiB"`."""
     power = min(int(math.log(value, 1024)), 4) if value >= 1024 else 0
     return f"{value / 1024**power:.4g} {['B', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"

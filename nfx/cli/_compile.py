@@ -10,8 +10,8 @@ import tyro
 from rich.console import Console
 
 from nfx.aot import diff_table, read_report, report_table
-from nfx.recipes import compile_model, CompileOptions
-from nfx.train import timed
+from nfx.recipes import compile_model, CompileOptions, plan_model
+from nfx.train import plan_tables, timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,8 @@ class CompileCommand:
     Attributes:
         model: A name that `nfx models` lists; with --recipe it may be left out.
         options: What to compile, and how.
+        plan: Compile nothing: print where on the mesh each leaf of the state lives, and what the
+            devices tell each other in a step. The devices need not be there.
         compare: A report that --json printed, to print what differs from it.
         json: Print JSON.
     """
@@ -33,6 +35,7 @@ class CompileCommand:
     options: Annotated[CompileOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=CompileOptions
     )
+    plan: bool = False
     compare: str = ""
     json: bool = False
 
@@ -40,6 +43,8 @@ class CompileCommand:
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and compiles."""
     command = tyro.cli(CompileCommand, prog="nfx compile", args=arguments)
+    if command.plan:
+        return _print_plan(command)
     before = read_report(command.compare) if command.compare else None
     say = ft.partial(print, file=sys.stderr, flush=True)
     report = compile_model(
@@ -52,4 +57,13 @@ def main(arguments: Sequence[str]) -> int:
         tables.print(report_table(report))
     if before is not None:
         tables.print(diff_table(before, report))
+    return 0
+
+
+def _print_plan(command: CompileCommand) -> int:
+    plan = plan_model(command.model, command.options)
+    if command.json:
+        print(plan.to_json())
+    else:
+        Console().print(*plan_tables(plan), sep="\n")
     return 0

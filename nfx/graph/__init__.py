@@ -5,6 +5,7 @@ from nfx.graph._classifier import reset_classifier as reset_classifier
 from nfx.graph._fold import fold_weight_standardization as fold_weight_standardization
 from nfx.graph._input_channels import adapt_input_channels as adapt_input_channels
 from nfx.graph._split_channels import (
+    attention_is_split as attention_is_split,
     channel_rules as channel_rules,
     is_split as is_split,
     split_channels as split_channels,

@@ -1,7 +1,6 @@
 """Blocks whose channels are split over an axis of the mesh: tensor parallelism."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
@@ -56,7 +55,7 @@ def channel_rules(model: PyTree, axis_name: str, size: int) -> Rules:
         for path, block in _blocks(split_channels(model, axis_name, size))
         if is_split(block)
         for leaf, entries in _SPLIT_LEAVES
-        if leaf.startswith("attention") <= _is_split_attention(block.attention)
+        if attention_is_split(block) or not leaf.startswith("attention")
     ]
     return (*rows, Rule(".*", (P(),)))
 
@@ -76,7 +75,7 @@ _SPLIT_LEAVES = (
 def whole_blocks(model: PyTree, size: int) -> dict[str, str]:
     """Returns the blocks that are not split over an axis of a size, by path, and why."""
     return {
-        path: f"{block.conv1.groups} groups do not divide over {size}"
+        path: f"its groups ({block.conv1.groups}) do not divide over {size}"
         if block.conv1.groups % size
         else "its convolutions or its attention cannot be split"
         for path, block in _blocks(model)
@@ -89,7 +88,9 @@ def is_split(block: NFBlock) -> bool:
     return getattr(block.conv2, "axis_name", None) is not None
 
 
-def _is_split_attention(attention: Any) -> bool:
+def attention_is_split(block: NFBlock) -> bool:
+    """Whether the hidden layer of the attention at the end of a block is split."""
+    attention = block.attention
     return isinstance(attention, SqueezeExcite) and attention.fc1.axis_name is not None
 
 
@@ -117,7 +118,7 @@ def _split_block(block: NFBlock, axis_name: str, size: int) -> NFBlock:
         return block
     own_groups = lambda conv: conv and replace_fields(conv, groups=conv.groups // size)
     inner, attention = block.inner_attention, block.attention
-    if inner is not None:
+    if isinstance(inner, SqueezeExcite):
         inner = replace_fields(inner, fc0=replace_fields(inner.fc0, axis_name=axis_name))
     if isinstance(attention, SqueezeExcite) and attention.fc0.bias.shape[-1] % size == 0:
         attention = replace_fields(

@@ -15,6 +15,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from nfx.nn._formulations import (
@@ -139,9 +140,29 @@ def _vary(x: Array, axes: frozenset[str]) -> Array:
 def _lowered(platform: str, which: str) -> Callable[..., Array]:
     def compute(a: Array, b: Array, *, geometry: Geometry) -> Array:
         row = next(row for row in LOWERINGS[platform] if row.holds(geometry))
-        return getattr(row, which)(a, b, geometry)
+        formulation = lambda a, b: getattr(row, which)(a, b, geometry)
+        return _each_shard(formulation, which == "kernel_gradient", a, b)
 
     return compute
+
+
+def _each_shard(formulation: Callable[..., Array], sums: bool, a: Array, b: Array) -> Array:
+    """Runs a formulation on each device's part of the batch, if its type says that it is split.
+
+    That is so in JAX's Explicit mode. `b` is a batch too where the result is a sum over it, and
+    otherwise a kernel.
+    """
+    axes = jax.typeof(a).sharding.spec[:1]
+    if not any(axes):
+        return formulation(a, b)
+    (axes,) = axes
+    if sums:
+        local = lambda a, b: jax.lax.psum(formulation(a, b), axes)
+        in_specs, out_specs = (P(axes), P(axes)), P()
+    else:
+        local, in_specs, out_specs = formulation, (P(axes), P()), P(axes)
+    names = {axes} if isinstance(axes, str) else set(axes)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs, axis_names=names)(a, b)
 
 
 def _primitive(which: str, fallback: Formulation) -> jex.Primitive:

@@ -9,6 +9,7 @@ from nfx.recipes._classifier import (
 from nfx.recipes._compile import (
     compile_model as compile_model,
     CompileOptions as CompileOptions,
+    plan_model as plan_model,
 )
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
 from nfx.recipes._export import export as export

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from nfx.augment import Augmentation
@@ -21,7 +20,7 @@ from nfx.optim import (
     warmup_cosine,
 )
 from nfx.recipes._recipe import Recipe
-from nfx.sharding import batch_shards, check_batch_divides
+from nfx.sharding import AnyMesh, batch_shards, check_batch_divides
 from nfx.train import Metrics, Preprocessing, StepMetrics
 
 
@@ -95,7 +94,7 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
     )
 
 
-def check_mesh(recipe: Recipe, mesh: Mesh) -> None:
+def check_mesh(recipe: Recipe, mesh: AnyMesh) -> None:
     """Raises a `ValueError` if the recipe's step cannot be split over the mesh."""
     check_batch_divides(mesh, recipe.batch_size)
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size // batch_shards(mesh) % 2:

@@ -17,8 +17,15 @@ from nfx.data import ArraySource, Batch, SAMPLE_CLASSES, Splits
 from nfx.models import apply_batch, model_card, model_variant
 from nfx.recipes._build import build_parts, check_mesh, Parts
 from nfx.recipes._recipe import get_recipe, Recipe
-from nfx.sharding import batch_spec, make_mesh, parse_mesh_shape, replicated
-from nfx.train import abstract_state, make_train_step, Preprocessing
+from nfx.sharding import (
+    abstract_mesh,
+    batch_spec,
+    Communication,
+    make_mesh,
+    parse_mesh_shape,
+    replicated,
+)
+from nfx.train import abstract_state, make_train_step, Plan, plan_step, shard_model
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +44,11 @@ class CompileOptions:
         remat: What the backward pass computes again: nothing, all of a block, or all but its
             convolutions.
         unroll: Blocks to each turn of the loop.
-        mesh: Devices to use, as "data=4"; "data=all" splits the batch over all there are.
+        mesh: Devices to use, as "data=4,fsdp=2"; "data=all" splits the batch over all there are.
+            The batch is split over data and fsdp, the state over fsdp, and the channels of blocks
+            over model.
+        gather_dtype: In what parameters that are split over fsdp go between devices.
+        reduce_dtype: In what gradients are added up over the batch.
     """
 
     program: Literal["train", "forward"] = "train"
@@ -50,6 +61,8 @@ class CompileOptions:
     remat: Literal["none", "full", "convs"] = "none"
     unroll: int = 1
     mesh: str = "data=all"
+    gather_dtype: Literal["float32", "bfloat16"] = "float32"
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         """Checks what does not depend on the model.
@@ -92,7 +105,7 @@ def compile_model(
     mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
     check_mesh(recipe, mesh)
     parts = _parts(recipe, options)
-    program, arguments = _PROGRAMS[options.program](recipe, parts, mesh)
+    program, arguments = _PROGRAMS[options.program](recipe, parts, mesh, _communication(options))
     return compile_step(
         program,
         *arguments,
@@ -100,6 +113,34 @@ def compile_model(
         model=jax.eval_shape(parts.build_model),
         progress=progress,
     )
+
+
+def plan_model(name: str, options: CompileOptions) -> Plan:
+    """Plans the training step that `compile_model` would compile; the devices need not be there.
+
+    Args:
+        name: The model; the recipe's if empty.
+        options: For what.
+
+    Raises:
+        ValueError: If there is no such model or recipe, or they and the options do not fit.
+    """
+    recipe = _recipe(name, options)
+    mesh = abstract_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
+    check_mesh(recipe, mesh)
+    parts = _parts(recipe, options)
+    return plan_step(
+        abstract_state(parts.build_model, parts.optimizer),
+        mesh,
+        parts.splits.train.image_shape,
+        recipe.batch_size,
+        dtype=options.dtype,
+        communication=_communication(options),
+    )
+
+
+def _communication(options: CompileOptions) -> Communication:
+    return Communication(options.gather_dtype, options.reduce_dtype)
 
 
 def _recipe(name: str, options: CompileOptions) -> Recipe:
@@ -164,26 +205,20 @@ def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
 _Program = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def _training_step(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
-    step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
+def _training_step(
+    recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication
+) -> _Program:
+    step = make_train_step(
+        parts.optimizer, parts.preprocessing, mesh, parts.observe, communication=communication
+    )
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     key = jax.ShapeDtypeStruct(parts.key.shape, parts.key.dtype, sharding=replicated(mesh))
     return step, (state, _abstract_batch(recipe, parts, mesh), key)
 
 
-def _forward(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
-    state = abstract_state(parts.build_model, parts.optimizer, mesh)
-    images = _abstract_batch(recipe, parts, mesh).images
-    return _make_forward(parts.preprocessing, mesh), (state.model, state.statistics, images)
+def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication) -> _Program:
+    preprocessing = parts.preprocessing
 
-
-_PROGRAMS: dict[str, Callable[[Recipe, Parts, Mesh], _Program]] = {
-    "train": _training_step,
-    "forward": _forward,
-}
-
-
-def _make_forward(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages.Wrapped:
     def forward(
         model: PyTree, statistics: PyTree, images: UInt8[Array, "n h w c"]
     ) -> Float[Array, "n classes"]:
@@ -191,10 +226,19 @@ def _make_forward(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages.Wrappe
         logits, _ = apply_batch(model, statistics, normalized.astype(preprocessing.dtype))
         return logits.astype(jnp.float32)
 
+    state = abstract_state(parts.build_model, parts.optimizer, mesh)
+    images = _abstract_batch(recipe, parts, mesh).images
     split = batch_spec(mesh)
-    sharded = jax.shard_map(forward, mesh=mesh, in_specs=(P(), P(), split), out_specs=split)
-    whole, parted = replicated(mesh), NamedSharding(mesh, split)
-    return jax.jit(sharded, in_shardings=(whole, whole, parted), out_shardings=parted)
+    sharded = shard_model(
+        forward, mesh, communication=communication, in_specs=(P(), split), out_specs=split
+    )
+    return jax.jit(sharded), (state.model, state.statistics, images)
+
+
+_PROGRAMS: dict[str, Callable[[Recipe, Parts, Mesh, Communication], _Program]] = {
+    "train": _training_step,
+    "forward": _forward,
+}
 
 
 def _abstract_batch(recipe: Recipe, parts: Parts, mesh: Mesh) -> Batch:
@@ -220,5 +264,7 @@ def _settings(
         "classes": len(parts.splits.train.class_names),
         "dtype": options.dtype,
         **(stack if options.stack else {}),
+        "gather_dtype": options.gather_dtype,
+        "reduce_dtype": options.reduce_dtype,
         "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items()),
     }

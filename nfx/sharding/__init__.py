@@ -2,6 +2,8 @@
 
 from nfx.sharding._collect import collect as collect, Communication as Communication
 from nfx.sharding._mesh import (
+    abstract_mesh as abstract_mesh,
+    AnyMesh as AnyMesh,
     batch_axes as batch_axes,
     batch_shards as batch_shards,
     batch_spec as batch_spec,
@@ -20,4 +22,5 @@ from nfx.sharding._rules import (
     Rule as Rule,
     Rules as Rules,
     shards as shards,
+    spec_axes as spec_axes,
 )

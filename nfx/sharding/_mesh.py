@@ -7,13 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 
 
 # The axes nfx gives a meaning to, outermost first: the batch is split over the first two.
 MESH_AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp")
+
+# With devices or without.
+AnyMesh = Mesh | AbstractMesh
 
 
 def make_mesh(
@@ -38,21 +41,39 @@ def make_mesh(
             devices, or "data" does not divide over the slices.
     """
     devices = jax.devices() if devices is None else devices
-    unknown = [axis for axis in shape if axis not in MESH_AXES]
-    if unknown or not shape:
-        raise ValueError(
-            f"A mesh has axes among {', '.join(MESH_AXES)}; got {dict(shape)}. For one device: "
-            '{"data": 1}.'
-        )
-    if any(size < 1 for size in shape.values()) or math.prod(shape.values()) != len(devices):
+    _check_axes(shape)
+    if math.prod(shape.values()) != len(devices):
         raise ValueError(
             f"The mesh {dict(shape)} needs {math.prod(shape.values())} devices, and there are "
-            f"{len(devices)} ({devices[0].platform}). Sizes must be positive and multiply to the "
-            "number of devices. To try a mesh on CPU, set "
+            f"{len(devices)} ({devices[0].platform}). Sizes must multiply to the number of "
+            "devices. To try a mesh on CPU, set "
             "XLA_FLAGS=--xla_force_host_platform_device_count=8 before Python starts."
         )
     # The type by name: the default of `jax.make_mesh` differs between versions of JAX.
     return Mesh(_arranged(shape, devices), tuple(shape), axis_types=(axis_type,) * len(shape))
+
+
+def abstract_mesh(shape: Mapping[str, int]) -> AbstractMesh:
+    """Makes a mesh without devices, to plan with.
+
+    Args:
+        shape: Size of each axis: see `make_mesh`.
+
+    Raises:
+        ValueError: If an axis is unknown or empty.
+    """
+    _check_axes(shape)
+    return AbstractMesh(tuple(shape.values()), tuple(shape))
+
+
+def _check_axes(shape: Mapping[str, int]) -> None:
+    if any(axis not in MESH_AXES for axis in shape) or not shape:
+        raise ValueError(
+            f"A mesh has axes among {', '.join(MESH_AXES)}; got {dict(shape)}. For one device: "
+            '{"data": 1}.'
+        )
+    if any(size < 1 for size in shape.values()):
+        raise ValueError(f"The sizes of the mesh {dict(shape)} must be positive.")
 
 
 def _arranged(shape: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
@@ -102,12 +123,12 @@ def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
     }
 
 
-def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+def batch_axes(mesh: AnyMesh) -> tuple[str, ...]:
     """Returns the axes of `mesh` that the batch is split over."""
     return tuple(axis for axis in mesh.axis_names if axis in BATCH_AXES)
 
 
-def batch_spec(mesh: Mesh) -> P:
+def batch_spec(mesh: AnyMesh) -> P:
     """Returns the spec of arrays whose first axis is the global batch."""
     return P(batch_axes(mesh))
 
@@ -117,12 +138,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: AnyMesh) -> int:
     """Returns the number of parts that the batch is split into."""
     return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
 
 
-def check_batch_divides(mesh: Mesh, batch_size: int) -> None:
+def check_batch_divides(mesh: AnyMesh, batch_size: int) -> None:
     """Raises a `ValueError` if `batch_size` examples do not split evenly over `mesh`."""
     shards = batch_shards(mesh)
     if batch_size % shards:

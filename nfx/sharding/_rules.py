@@ -101,9 +101,7 @@ def _merged(present: P, more: P, ndim: int, axis_sizes: Mapping[str, int]) -> P:
     return P(*entries)
 
 
-def _indivisible(
-    shape: Sequence[int], spec: P, axis_sizes: Mapping[str, int]
-) -> Iterator[str]:
+def _indivisible(shape: Sequence[int], spec: P, axis_sizes: Mapping[str, int]) -> Iterator[str]:
     for dimension, (size, entry) in enumerate(zip(shape, spec, strict=False)):
         axes = spec_axes(entry)
         parts = math.prod(axis_sizes[axis] for axis in axes)

@@ -19,6 +19,13 @@ from nfx.train._placement import (
     state_shardings as state_shardings,
     state_specs as state_specs,
 )
+from nfx.train._plan import (
+    ExpectedCollectives as ExpectedCollectives,
+    LeafPlan as LeafPlan,
+    Plan as Plan,
+    plan_step as plan_step,
+)
+from nfx.train._plan_table import plan_tables as plan_tables
 from nfx.train._plots import plot_clipping as plot_clipping
 from nfx.train._run_directory import (
     RunDirectory as RunDirectory,

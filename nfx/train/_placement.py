@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from nfx.graph import channel_rules, split_channels
 from nfx.sharding import (
+    AnyMesh,
     batch_axes,
     collect,
     Communication,
@@ -19,7 +20,7 @@ from nfx.sharding import (
 )
 
 
-def state_specs(state: PyTree, mesh: Mesh, rules: Rules = FULLY_SHARDED) -> PyTree[P]:
+def state_specs(state: PyTree, mesh: AnyMesh, rules: Rules = FULLY_SHARDED) -> PyTree[P]:
     """Returns the spec of each leaf of a state.
 
     Blocks are split over the axis "model" where their groups divide: see

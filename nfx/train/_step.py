@@ -118,12 +118,14 @@ def create_state(
 def abstract_state(
     build_model: Callable[[], PyTree],
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     *,
     rules: Rules = FULLY_SHARDED,
 ) -> TrainState:
-    """As `create_state`, with shapes, dtypes and shardings in place of arrays."""
+    """As `create_state`, with shapes, dtypes and, given a mesh, shardings in place of arrays."""
     shapes = jax.eval_shape(ft.partial(_build_state, build_model, optimizer))
+    if mesh is None:
+        return shapes
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.tree.map(place, shapes, state_shardings(shapes, mesh, rules))
 
