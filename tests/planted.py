@@ -397,3 +397,15 @@ REWRITES = {
         lambda m: m.head.bias, model, replace_fn=lambda b: b if isinstance(
             b, jax.core.Tracer) else b[:-1]), {}),
 }  # fmt: skip
+
+
+def grouped_convolution(x, kernel, *, stride, padding, groups):
+    """As `nfx.nn.convolve`, as one convolution with groups, which the partitioner gets wrong."""
+    return jax.lax.conv_general_dilated(
+        x[None],
+        kernel,
+        (stride, stride),
+        nn.window_padding(padding, kernel.shape[0]),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )[0]

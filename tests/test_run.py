@@ -202,7 +202,6 @@ def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
         (["--seed", "-1"], "seed=-1 must be in"),
         (["--log-every", "0"], "at least 1"),
         (["--keep-checkpoints", "0"], "keep_checkpoints=0 must be at least 1"),
-        (["--mesh", "data=4,fsdp=2"], "splits fsdp"),
         (["--batch-size", "8000"], "must be at most the 5000 images"),
         (["--batch-size", "8", "--cutmix"], "must give each of 8 devices an even number"),
         (["--run-dir", "/dev/null/run"], "Cannot write a run into '/dev/null/run'"),

@@ -8,6 +8,7 @@ from nfx.sharding._mesh import (
     batch_shards as batch_shards,
     batch_spec as batch_spec,
     check_batch_divides as check_batch_divides,
+    constrain as constrain,
     local_example_indices as local_example_indices,
     make_mesh as make_mesh,
     MESH_AXES as MESH_AXES,

@@ -138,6 +138,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def constrain(tree: PyTree, shardings: PyTree[NamedSharding]) -> PyTree:
+    """Says inside `jit` where arrays live, in JAX's Auto and in its Explicit mode.
+
+    Args:
+        tree: Arrays.
+        shardings: Theirs, or one for all.
+    """
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    explicit = AxisType.Explicit in mesh.axis_types
+    move = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
+    return move(tree, shardings)
+
+
 def batch_shards(mesh: AnyMesh) -> int:
     """Returns the number of parts that the batch is split into."""
     return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))

@@ -216,9 +216,10 @@ def _of_blocks(
 def _gate_channels(block: NFBlock) -> list[int]:
     """The lengths of the vectors that a block's attention adds up for each image, both ways."""
     inner, outer = block.inner_attention, block.attention
-    hidden = [inner.fc0.bias.shape[-1]] if isinstance(inner, SqueezeExcite) else []
-    split = isinstance(outer, SqueezeExcite) and attention_is_split(block)
-    return 2 * (hidden + ([outer.fc1.bias.shape[-1]] if split else []))
+    lengths = [inner.fc0.bias.shape[-1]] if isinstance(inner, SqueezeExcite) else []
+    if isinstance(outer, SqueezeExcite) and attention_is_split(block):
+        lengths.append(outer.fc1.bias.shape[-1])
+    return 2 * lengths
 
 
 def _blocks_with_images(

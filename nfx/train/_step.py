@@ -23,6 +23,7 @@ from nfx.sharding import (
     batch_axes,
     batch_spec,
     Communication,
+    constrain,
     FULLY_SHARDED,
     local_example_indices,
     replicated,
@@ -181,8 +182,8 @@ def make_train_step(
         )
         model = optax.apply_updates(state.model, updates)
         state = TrainState(state.step + 1, model, opt_state, statistics)
-        state = jax.lax.with_sharding_constraint(state, state_shardings(state, mesh, rules))
-        return state, jax.lax.with_sharding_constraint(metrics, replicated(mesh))
+        state = constrain(state, state_shardings(state, mesh, rules))
+        return state, constrain(metrics, replicated(mesh))
 
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
     return jax.jit(train_step, in_shardings=(None, split, whole), donate_argnums=0)
