@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import nfx
-from nfx._tree import leaves_by_path
 from nfx.aot import model_macs
 from nfx.cli import main
 from nfx.data import Batch
