@@ -58,9 +58,8 @@ def convolve(
 
     How it is computed is decided when it is compiled, by shape and platform: see
     `nfx.nn.LOWERINGS`. It can be differentiated any number of times in either direction, mapped
-    by `jax.vmap` (kernels too) and used inside `jax.shard_map`, which inserts the sums over the
-    mesh. What it loses against `jax.lax.conv_general_dilated`: outside of `shard_map`, in JAX's
-    Explicit mode, its gradient by a kernel raises a `ShardingTypeError` if the batch is sharded.
+    by `jax.vmap` (kernels too), used inside `jax.shard_map`, which inserts the sums over the mesh,
+    and outside of it with a batch that is split over devices, in JAX's Auto and Explicit mode.
 
     Args:
         x: The image.
