@@ -9,6 +9,7 @@ from nfx.aot._collectives import (
 from nfx.aot._compile import (
     compile_step as compile_step,
     CompiledProgram as CompiledProgram,
+    DeviceMemoryError as DeviceMemoryError,
     lower as lower,
     LoweredProgram as LoweredProgram,
     Progress as Progress,
@@ -36,4 +37,12 @@ from nfx.aot._tables import (
     diff_table as diff_table,
     Difference as Difference,
     report_table as report_table,
+)
+from nfx.aot._topology import (
+    Chip as Chip,
+    CHIPS as CHIPS,
+    libtpu_version as libtpu_version,
+    memory_limit as memory_limit,
+    topology_devices as topology_devices,
+    TopologyError as TopologyError,
 )

@@ -104,6 +104,7 @@ def _rows(report: Report) -> list[_Row]:
             _Row(f"memory per device: {peak if kind == 'peak' else _words(kind)}", value, _size)
             for kind, value in memory.items()
         ),
+        *(_limit(report) if report.memory_limit else ()),
         *(
             row
             for kind, number, size in report.collectives
@@ -123,6 +124,13 @@ def _rows(report: Report) -> list[_Row]:
     ]
 
 
+def _limit(report: Report) -> tuple[_Row, _Row]:
+    return (
+        _Row("memory per device: available", report.memory_limit, _size),
+        _Row("memory per device: peak, of the available", report.memory_share, "{:.1%}".format),
+    )
+
+
 def _values(report: Report) -> dict[str, Number | None]:
     return {row.quantity: row.value for row in _rows(report)}
 
@@ -140,6 +148,8 @@ def _settings(report: Report) -> dict[str, str]:
     settings = {name: str(value) for name, value in report.settings.items() if value is not None}
     plural = "s" if report.devices > 1 else ""
     devices = f"{report.devices} {report.platform or 'unknown'} device{plural}"
+    if report.device_kind not in (report.platform, None):
+        devices = f"{devices}, {report.device_kind}"
     return {**settings, "compiled for": devices, "jax": report.jax_version}
 
 

@@ -11,7 +11,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from nfx import graph
-from nfx.aot import compile_step, CompiledProgram, Progress, silent
+from nfx.aot import (
+    compile_step,
+    CompiledProgram,
+    libtpu_version,
+    Progress,
+    silent,
+    topology_devices,
+)
 from nfx.augment import normalize
 from nfx.data import ArraySource, Batch, SAMPLE_CLASSES, Splits
 from nfx.models import apply_batch, model_card, model_variant
@@ -38,6 +45,8 @@ class CompileOptions:
             convolutions.
         unroll: Blocks to each turn of the loop.
         mesh: Devices to use, as "data=4"; "data=all" splits the batch over all there are.
+        topology: A slice of TPUs to compile for, as "v5e:4x4", which need not be here; by default
+            the devices of this machine.
     """
 
     program: Literal["train", "forward"] = "train"
@@ -50,6 +59,7 @@ class CompileOptions:
     remat: Literal["none", "full", "convs"] = "none"
     unroll: int = 1
     mesh: str = "data=all"
+    topology: str = ""
 
     def __post_init__(self) -> None:
         """Checks what does not depend on the model.
@@ -85,11 +95,13 @@ def compile_model(
         progress: What to show meanwhile: see `nfx.aot.compile_step`.
 
     Raises:
-        ValueError: If there is no such model or recipe, or they, the options and the machine do
-            not fit together.
+        ValueError: If there is no such model, recipe or topology, or they, the options and the
+            devices do not fit together.
+        DeviceMemoryError: If the devices of the topology have not enough memory.
     """
     recipe = _recipe(name, options)
-    mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
+    devices = topology_devices(options.topology) if options.topology else jax.devices()
+    mesh = make_mesh(parse_mesh_shape(options.mesh, len(devices)), devices)
     check_mesh(recipe, mesh)
     parts = _parts(recipe, options)
     program, arguments = _PROGRAMS[options.program](recipe, parts, mesh)
@@ -211,6 +223,7 @@ def _settings(
 ) -> dict[str, str | int | float | bool | None]:
     """What a report remembers of the options, with the defaults filled in."""
     stack = {"stack": True, "remat": options.remat, "unroll": options.unroll}
+    compiler = {"topology": options.topology, "libtpu": libtpu_version()}
     return {
         "model": recipe.model,
         "program": options.program,
@@ -221,4 +234,5 @@ def _settings(
         "dtype": options.dtype,
         **(stack if options.stack else {}),
         "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items()),
+        **(compiler if options.topology else {}),
     }
