@@ -201,6 +201,18 @@ PRINTED = {
         "dimensions={0}\n}",
         [("all-gather", 3, 3 * 256)],
     ),
+    # A TPU's with what it pads, of the devices that are in a ring.
+    "reduce-scatter as a fusion": (
+        "%all-reduce-scatter.1 (input.1: bf16[64,32]) -> bf16[20,32] {\n"
+        "  %pad.1 = bf16[80,32]{1,0:T(8,128)(2,1)} pad(%input.1, %constant.60), padding=0_16x0_0\n"
+        "  %all-reduce.5 = bf16[80,32]{1,0:T(8,128)(2,1)} all-reduce(%pad.1), channel_id=3, "
+        "replica_groups={{0,1,2,3}}, use_global_device_ids=true, to_apply=%region_1.0.clone\n"
+        "  ROOT %dynamic-slice.5 = bf16[20,32]{1,0} dynamic-slice(%all-reduce.5, %m, %c)\n}\n"
+        "ENTRY %main (p: bf16[64,32]) -> bf16[20,32] {\n"
+        "  %all-reduce.7 = bf16[4]{0} all-reduce(%q), channel_id=3, to_apply=%region_1.0.clone\n"
+        "  ROOT %f = bf16[20,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1\n}",
+        [("all-reduce", 1, 8), ("reduce-scatter", 1, 2 * 80 * 32)],
+    ),
     "narrow numbers": (
         "  %a = (s4[7]{0}, f8e4m3fn[3]{0}, c64[2]{0}) all-reduce(%x, %y, %z), channel_id=1",
         [("all-reduce", 1, 4 + 3 + 16)],
