@@ -45,7 +45,9 @@ def compiled(name, reports):
 def row(name: str, report: Report):
     memory, seconds = report.memory, report.compile_seconds
     sizes = [(size or 0) / 2**30 for size in (memory.arguments, memory.temporaries, memory.peak)]
-    found = [f"{number} {kind}, {size / 1e6:.0f} MB" for kind, number, size in report.collectives]
+    found = [
+        f"{number} {kind}, {size / 1e6:.0f} MB" for kind, number, size in report.collectives or ()
+    ]
     settings = report.settings
     return [
         name,

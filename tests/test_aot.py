@@ -246,13 +246,26 @@ def test_reports_survive_json(product):
 
 def test_unknown_numbers_stay_unknown(product):
     unknown = dataclasses.replace(
-        product.report, xla_flops=None, memory=aot.Memory(), hlo_instructions=None
+        product.report, xla_flops=None, memory=aot.Memory(), hlo_instructions=None, collectives=None
     )
     assert aot.Report.from_json(unknown.to_json()) == unknown
     assert unknown.arithmetic_intensity is None
-    assert printed(aot.report_table(unknown)).count("unknown") == 9  # with the intensity
+    assert printed(aot.report_table(unknown)).count("unknown") == 10  # with the intensity
     ratios = {row.quantity: row.ratio for row in aot.diff(product.report, unknown)}
     assert ratios["optimised HLO instructions"] is None
+    reduced = dataclasses.replace(unknown, collectives=(aot.Collective("all-reduce", 2, 2048),))
+    differences = {row.quantity: row[1:] for row in aot.diff(unknown, reduced)}
+    assert differences["collectives: all-reduce"] == (None, 2, None)
+
+
+def test_a_program_that_cannot_be_read_has_unknown_collectives(monkeypatch):
+    def as_text(compiled):
+        raise jax.errors.JaxRuntimeError("INTERNAL: async-update should have 1 operands")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
+    report = aot.compile_step(lambda x: x + 1, shaped(2)).report
+    assert report.collectives is None
+    assert report.hlo_instructions is None
 
 
 @pytest.mark.parametrize(

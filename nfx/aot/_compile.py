@@ -111,7 +111,7 @@ def compile_step(
     program = lower(function, *args, progress=progress)
     with without_compilation_cache(), progress("Compiling"), _timed() as compile_seconds:
         compiled = _compile(program.lowered)
-    stablehlo, hlo = program.lowered.as_text(), compiled.as_text()
+    stablehlo, hlo = program.lowered.as_text(), _text(compiled)
     devices = _devices(compiled)
     device = next(iter(devices), None)
     platform, kind = (device.platform, device.device_kind) if device else (None, None)
@@ -129,7 +129,7 @@ def compile_step(
         xla_bytes=costs.get("bytes accessed"),
         memory=_memory(compiled, platform),
         memory_limit=memory_limit(kind or ""),
-        collectives=collectives(hlo or ""),
+        collectives=collectives(hlo) if hlo else None,
         stablehlo_bytes=len(stablehlo.encode()),
         stablehlo_lines=stablehlo.count("\n"),
         hlo_instructions=count_instructions(hlo) if hlo else None,
@@ -174,6 +174,14 @@ def _devices(compiled: jax.stages.Compiled) -> Set[Any]:
     # An argument that is not used has no sharding.
     sets = [sharding.device_set for sharding in shardings if hasattr(sharding, "device_set")]
     return max(sets, key=len, default=set())
+
+
+def _text(compiled: jax.stages.Compiled) -> str | None:
+    """The optimised program, if its compiler gives it and this version of JAX can read it."""
+    try:
+        return compiled.as_text()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _costs(compiled: jax.stages.Compiled) -> dict[str, float]:

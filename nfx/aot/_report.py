@@ -85,7 +85,7 @@ class Report:
     xla_bytes: float | None
     memory: Memory
     memory_limit: int | None
-    collectives: tuple[Collective, ...]
+    collectives: tuple[Collective, ...] | None
     stablehlo_bytes: int
     stablehlo_lines: int
     hlo_instructions: int | None
@@ -173,6 +173,8 @@ def _read(name: str, value: Any) -> Any:
     try:
         if name in _NESTED:
             return _NESTED[name](**value)
-        return tuple(Collective(**item) for item in value) if name == "collectives" else value
+        if name == "collectives" and value is not None:
+            return tuple(Collective(**item) for item in value)
+        return value
     except TypeError as error:
         raise ValueError(f"{name!r} is not as a report of this version has it: {error}") from error

@@ -39,13 +39,19 @@ class _Row(NamedTuple):
 def diff(before: Report, after: Report) -> list[Difference]:
     """Compares two reports, number by number.
 
-    A collective that only one of them has is there zero times in the other.
+    A collective that only one of them has is there zero times in the other, if its are known.
     """
-    old, new = _values(before), _values(after)
-    names = list(dict.fromkeys([*old, *new]))
-    missing = lambda name: 0 if name.startswith(_COLLECTIVE) else None
-    pairs = [(name, old.get(name, missing(name)), new.get(name, missing(name))) for name in names]
+    both = [(report, _values(report)) for report in (before, after)]
+    names = dict.fromkeys(name for _, values in both for name in values)
+    pairs = [
+        (name, *(values.get(name, _missing(report, name)) for report, values in both))
+        for name in names
+    ]
     return [Difference(name, a, b, b / a if a and b is not None else None) for name, a, b in pairs]
+
+
+def _missing(report: Report, name: str) -> int | None:
+    return 0 if name.startswith(_COLLECTIVE) and report.collectives is not None else None
 
 
 def report_table(report: Report) -> "Table":
@@ -107,12 +113,13 @@ def _rows(report: Report) -> list[_Row]:
         *(_limit(report) if report.memory_limit else ()),
         *(
             row
-            for kind, number, size in report.collectives
+            for kind, number, size in report.collectives or ()
             for row in (
                 _Row(f"{_COLLECTIVE}{kind}", number, _count),
                 _Row(f"{_COLLECTIVE}{kind}, bytes", size, _size),
             )
         ),
+        *([_Row("collectives", None, _count)] if report.collectives is None else []),
         _Row("StableHLO, as text", report.stablehlo_bytes, _size),
         _Row("StableHLO lines", report.stablehlo_lines, _count),
         _Row("optimised HLO instructions", report.hlo_instructions, _count),
