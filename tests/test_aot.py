@@ -311,6 +311,19 @@ def test_a_report_is_a_table(product):
         assert shown in text
 
 
+def test_the_memory_of_a_chip_stands_beside_what_is_taken_of_it(product):
+    chip = dataclasses.replace(
+        product.report, platform="tpu", device_kind="TPU v5 lite", devices=16,
+        memory_limit=4 * product.report.memory.peak,
+    )  # fmt: skip
+    text = printed(aot.report_table(chip))
+    assert "16 tpu devices, TPU v5 lite" in text
+    (share,) = [line for line in text.splitlines() if "peak, of the available" in line]
+    assert share.split()[-1] == "25.0%"
+    assert "available" not in printed(aot.report_table(product.report))
+    assert dataclasses.replace(chip, memory=aot.Memory()).memory_share is None
+
+
 CACHED = """
 import sys, jax, jax.numpy as jnp
 from nfx import aot

@@ -110,16 +110,8 @@ def _rows(report: Report) -> list[_Row]:
             _Row(f"memory per device: {peak if kind == 'peak' else _words(kind)}", value, _size)
             for kind, value in memory.items()
         ),
-        *(_limit(report) if report.memory_limit else ()),
-        *(
-            row
-            for kind, number, size in report.collectives or ()
-            for row in (
-                _Row(f"{_COLLECTIVE}{kind}", number, _count),
-                _Row(f"{_COLLECTIVE}{kind}, bytes", size, _size),
-            )
-        ),
-        *([_Row("collectives", None, _count)] if report.collectives is None else []),
+        *_limit(report),
+        *_collectives(report),
         _Row("StableHLO, as text", report.stablehlo_bytes, _size),
         _Row("StableHLO lines", report.stablehlo_lines, _count),
         _Row("optimised HLO instructions", report.hlo_instructions, _count),
@@ -131,11 +123,26 @@ def _rows(report: Report) -> list[_Row]:
     ]
 
 
-def _limit(report: Report) -> tuple[_Row, _Row]:
-    return (
+def _limit(report: Report) -> list[_Row]:
+    if not report.memory_limit:
+        return []
+    return [
         _Row("memory per device: available", report.memory_limit, _size),
         _Row("memory per device: peak, of the available", report.memory_share, "{:.1%}".format),
-    )
+    ]
+
+
+def _collectives(report: Report) -> list[_Row]:
+    if report.collectives is None:
+        return [_Row("collectives", None, _count)]
+    return [
+        row
+        for kind, number, size in report.collectives
+        for row in (
+            _Row(f"{_COLLECTIVE}{kind}", number, _count),
+            _Row(f"{_COLLECTIVE}{kind}, bytes", size, _size),
+        )
+    ]
 
 
 def _values(report: Report) -> dict[str, Number | None]:
