@@ -52,7 +52,7 @@ def tests(session: nox.Session) -> None:
 
     What is marked slow runs on one Python.
     """
-    session.install("-e", ".[all]", "--group", "tests")
+    session.install("-e", ".[all]", "--group", "tests", "--group", "compilers")
     chosen = [] if session.python == PYTHONS[0] else ["-m", "not slow"]
     session.run("pytest", "--numprocesses", "2", "--dist", "loadgroup", *chosen, *session.posargs)
 

@@ -87,20 +87,17 @@ def plot(rows, path):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for axes, column, title in zip(
-        figure.subplots(1, 2),
-        (3, slice(5, 8)),
-        ("Arguments of each device, MiB", "Collectives of each device, MiB"),
-        strict=True,
-    ):
+    panels = figure.subplots(1, 2)
+    titles = ("Arguments of each device, MiB", "Collectives of each device, MiB")
+    for axes, columns, title in zip(panels, (slice(3, 4), slice(5, 8)), titles, strict=True):
         for strategy in STRATEGIES:
             own = [row for row in rows if row[0] == strategy]
-            values = [np.sum(np.asarray(row[column], float)) for row in own]
+            values = [sum(map(float, row[columns])) for row in own]
             axes.plot([row[1] for row in own], values, marker="o", label=strategy)
         axes.set(title=title, xscale="log", xlabel="devices", ylim=(0, None))
-        axes.set_xticks(sorted({row[1] for row in rows}), sorted({row[1] for row in rows}))
+        axes.set_xticks(counts := sorted({row[1] for row in rows}), counts)
         axes.minorticks_off()
-    axes.legend()
+    panels[1].legend()
     figure.savefig(path, dpi=120)
 
 

@@ -201,6 +201,18 @@ PRINTED = {
         "dimensions={0}\n}",
         [("all-gather", 3, 3 * 256)],
     ),
+    # A TPU's with what it pads, of the devices that are in a ring.
+    "reduce-scatter as a fusion": (
+        "%all-reduce-scatter.1 (input.1: bf16[64,32]) -> bf16[20,32] {\n"
+        "  %pad.1 = bf16[80,32]{1,0:T(8,128)(2,1)} pad(%input.1, %constant.60), padding=0_16x0_0\n"
+        "  %all-reduce.5 = bf16[80,32]{1,0:T(8,128)(2,1)} all-reduce(%pad.1), channel_id=3, "
+        "replica_groups={{0,1,2,3}}, use_global_device_ids=true, to_apply=%region_1.0.clone\n"
+        "  ROOT %dynamic-slice.5 = bf16[20,32]{1,0} dynamic-slice(%all-reduce.5, %m, %c)\n}\n"
+        "ENTRY %main (p: bf16[64,32]) -> bf16[20,32] {\n"
+        "  %all-reduce.7 = bf16[4]{0} all-reduce(%q), channel_id=3, to_apply=%region_1.0.clone\n"
+        "  ROOT %f = bf16[20,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1\n}",
+        [("all-reduce", 1, 8), ("reduce-scatter", 1, 2 * 80 * 32)],
+    ),
     "narrow numbers": (
         "  %a = (s4[7]{0}, f8e4m3fn[3]{0}, c64[2]{0}) all-reduce(%x, %y, %z), channel_id=1",
         [("all-reduce", 1, 4 + 3 + 16)],
@@ -234,13 +246,26 @@ def test_reports_survive_json(product):
 
 def test_unknown_numbers_stay_unknown(product):
     unknown = dataclasses.replace(
-        product.report, xla_flops=None, memory=aot.Memory(), hlo_instructions=None
+        product.report, xla_flops=None, memory=aot.Memory(), hlo_instructions=None, collectives=None
     )
     assert aot.Report.from_json(unknown.to_json()) == unknown
     assert unknown.arithmetic_intensity is None
-    assert printed(aot.report_table(unknown)).count("unknown") == 9  # with the intensity
+    assert printed(aot.report_table(unknown)).count("unknown") == 10  # with the intensity
     ratios = {row.quantity: row.ratio for row in aot.diff(product.report, unknown)}
     assert ratios["optimised HLO instructions"] is None
+    reduced = dataclasses.replace(unknown, collectives=(aot.Collective("all-reduce", 2, 2048),))
+    differences = {row.quantity: row[1:] for row in aot.diff(unknown, reduced)}
+    assert differences["collectives: all-reduce"] == (None, 2, None)
+
+
+def test_a_program_that_cannot_be_read_has_unknown_collectives(monkeypatch):
+    def as_text(compiled):
+        raise jax.errors.JaxRuntimeError("INTERNAL: async-update should have 1 operands")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
+    report = aot.compile_step(lambda x: x + 1, shaped(2)).report
+    assert report.collectives is None
+    assert report.hlo_instructions is None
 
 
 @pytest.mark.parametrize(
@@ -284,6 +309,19 @@ def test_a_report_is_a_table(product):
     text = printed(aot.report_table(product.report))
     for shown in ("65.54 k", "peak (sum)", "1 cpu device", "product", "4 KiB"):
         assert shown in text
+
+
+def test_the_memory_of_a_chip_stands_beside_what_is_taken_of_it(product):
+    chip = dataclasses.replace(
+        product.report, platform="tpu", device_kind="TPU v5 lite", devices=16,
+        memory_limit=4 * product.report.memory.peak,
+    )  # fmt: skip
+    text = printed(aot.report_table(chip))
+    assert "16 tpu devices, TPU v5 lite" in text
+    (share,) = [line for line in text.splitlines() if "peak, of the available" in line]
+    assert share.split()[-1] == "25.0%"
+    assert "available" not in printed(aot.report_table(product.report))
+    assert dataclasses.replace(chip, memory=aot.Memory()).memory_share is None
 
 
 CACHED = """

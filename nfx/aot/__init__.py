@@ -9,6 +9,7 @@ from nfx.aot._collectives import (
 from nfx.aot._compile import (
     compile_step as compile_step,
     CompiledProgram as CompiledProgram,
+    DeviceMemoryError as DeviceMemoryError,
     lower as lower,
     LoweredProgram as LoweredProgram,
     Progress as Progress,
@@ -38,4 +39,12 @@ from nfx.aot._tables import (
     format_bytes as format_bytes,
     plain_table as plain_table,
     report_table as report_table,
+)
+from nfx.aot._topology import (
+    Chip as Chip,
+    CHIPS as CHIPS,
+    libtpu_version as libtpu_version,
+    memory_limit as memory_limit,
+    topology_devices as topology_devices,
+    TopologyError as TopologyError,
 )

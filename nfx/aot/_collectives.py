@@ -38,11 +38,13 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
 
     A collective may be in the text more than once: as a start and a done, and on TPUs in each of
     the fusions that it runs beside, which share a chain. It counts once. Channels say nothing:
-    all collectives of a `shard_map` have the same.
+    all collectives of a `shard_map` have the same. On TPUs a reduce-scatter may be a fusion of an
+    all-reduce and a slice; it counts as what it is.
 
     Args:
         hlo: An optimised program, as `jax.stages.Compiled.as_text` prints it.
     """
+    hlo = _REDUCE_SCATTER.sub(lambda of: of[0].replace(" all-reduce(", " reduce-scatter("), hlo)
     found: dict[tuple[str, str], int] = {}
     types: dict[str, str] = {}
     for name, type_, kind, phase, rest in _COLLECTIVE.findall(hlo):
@@ -72,6 +74,9 @@ _COLLECTIVE = re.compile(  # name, type, kind, phase, operands and attributes
     r"^[ \t]+(?:ROOT )?%?([\w.\-]+) = (\S.*?) "
     rf"({'|'.join(COLLECTIVES)})(-start|-done)?\((.*)$",
     re.MULTILINE,
+)
+_REDUCE_SCATTER = re.compile(  # a TPU's
+    r"^%all-reduce-scatter[\w.\-]* \(.*?^\}", re.MULTILINE | re.DOTALL
 )
 _CHAIN = re.compile(r'chain_id="\d+"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d\w*)\[([\d,<=]*)\]")

@@ -1,8 +1,9 @@
 """From a function and shapes to a compiled program and its report. Nothing is allocated."""
 
 import contextlib
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,30 @@ from nfx._tree import parameter_count
 from nfx.aot._collectives import collectives, count_instructions
 from nfx.aot._macs import count_jaxpr_macs
 from nfx.aot._report import Memory, Report, Seconds
+from nfx.aot._topology import memory_limit
 
 
 # Wraps each stage, by a name as "Tracing": to tell someone that it began and how long it took.
 Progress = Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+class DeviceMemoryError(Exception):
+    """A program that does not fit into the memory of its devices.
+
+    Attributes:
+        used: Bytes that it would take on each.
+        available: Bytes that each has.
+    """
+
+    def __init__(self, used: int, available: int) -> None:
+        self.used, self.available = used, available
+        super().__init__(
+            f"The program needs {used / 2**30:.2f} GiB of memory on each device, and "
+            f"{available / 2**30:.2f} GiB are available. What makes it less: a smaller batch or "
+            "smaller images; more devices (--mesh data=N, or fsdp=N, which splits the state too); "
+            "blocks that are computed again in the backward pass (--stack --remat full); "
+            "--dtype bfloat16."
+        )
 
 
 class LoweredProgram(NamedTuple):
@@ -83,25 +104,32 @@ def compile_step(
         settings: What to remember beside the numbers.
         model: The model among the arguments, for the number of its parameters.
         progress: What to show meanwhile.
+
+    Raises:
+        DeviceMemoryError: If the compiler says that the devices have not enough memory.
     """
     program = lower(function, *args, progress=progress)
     with without_compilation_cache(), progress("Compiling"), _timed() as compile_seconds:
-        compiled = program.lowered.compile()
-    stablehlo, hlo = program.lowered.as_text(), compiled.as_text()
-    platform, devices = _devices(compiled)
+        compiled = _compile(program.lowered)
+    stablehlo, hlo = program.lowered.as_text(), _text(compiled)
+    devices = _devices(compiled)
+    device = next(iter(devices), None)
+    platform, kind = (device.platform, device.device_kind) if device else (None, None)
     costs = _costs(compiled)
     report = Report(
         name=name or program.traced.fun_name,
         settings=dict(settings or {}),
         platform=platform,
-        devices=devices,
+        device_kind=kind,
+        devices=max(len(devices), 1),
         jax_version=jax.__version__,
         parameters=None if model is None else parameter_count(model),
         graph_flops=2 * count_jaxpr_macs(program.traced.jaxpr),
         xla_flops=costs.get("flops"),
         xla_bytes=costs.get("bytes accessed"),
         memory=_memory(compiled, platform),
-        collectives=collectives(hlo or ""),
+        memory_limit=memory_limit(kind or ""),
+        collectives=collectives(hlo) if hlo else None,
         stablehlo_bytes=len(stablehlo.encode()),
         stablehlo_lines=stablehlo.count("\n"),
         hlo_instructions=count_instructions(hlo) if hlo else None,
@@ -121,13 +149,39 @@ def _timed() -> Iterator[Callable[[], Seconds]]:
     seconds.append(Seconds(time.monotonic() - wall, time.process_time() - cpu))
 
 
-def _devices(compiled: jax.stages.Compiled) -> tuple[str | None, int]:
-    """The platform and the number of the devices that a program was compiled for."""
+# Of a TPU's compiler; others find out when a program is loaded.
+_OUT_OF_MEMORY = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if found := _OUT_OF_MEMORY.search(str(error)):
+            raise DeviceMemoryError(
+                _bytes(*found.group(1, 2)), _bytes(*found.group(3, 4))
+            ) from error
+        raise
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * 1024 ** " KMGT".index(unit or " "))
+
+
+def _devices(compiled: jax.stages.Compiled) -> Set[Any]:
+    """The devices that a program was compiled for."""
     shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
     # An argument that is not used has no sharding.
     sets = [sharding.device_set for sharding in shardings if hasattr(sharding, "device_set")]
-    devices = max(sets, key=len, default=set())
-    return next(iter({device.platform for device in devices}), None), max(len(devices), 1)
+    return max(sets, key=len, default=set())
+
+
+def _text(compiled: jax.stages.Compiled) -> str | None:
+    """The optimised program, if its compiler gives it and this version of JAX can read it."""
+    try:
+        return compiled.as_text()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _costs(compiled: jax.stages.Compiled) -> dict[str, float]:

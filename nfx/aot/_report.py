@@ -51,6 +51,7 @@ class Report:
         name: What was compiled.
         settings: How, as whoever compiled it says.
         platform: Kind of the devices it was compiled for, as "cpu".
+        device_kind: Which of them, as "TPU v5 lite".
         devices: How many.
         jax_version: Of the JAX that compiled it.
         parameters: Numbers in the model.
@@ -62,6 +63,7 @@ class Report:
         xla_bytes: Bytes that one device's instructions read and write, says XLA; again loops
             count once, and what stays in a cache counts as if it did not.
         memory: Bytes on each device.
+        memory_limit: Bytes that a program may have there; None unless it is one of `CHIPS`.
         collectives: What devices tell each other, by kind; a loop's count once.
         stablehlo_bytes: Length of the lowered program as text.
         stablehlo_lines: Its lines.
@@ -74,6 +76,7 @@ class Report:
     name: str
     settings: Mapping[str, str | int | float | bool | None]
     platform: str | None
+    device_kind: str | None
     devices: int
     jax_version: str
     parameters: int | None
@@ -81,7 +84,8 @@ class Report:
     xla_flops: float | None
     xla_bytes: float | None
     memory: Memory
-    collectives: tuple[Collective, ...]
+    memory_limit: int | None
+    collectives: tuple[Collective, ...] | None
     stablehlo_bytes: int
     stablehlo_lines: int
     hlo_instructions: int | None
@@ -96,12 +100,20 @@ class Report:
             return None
         return self.xla_flops / self.xla_bytes
 
+    @property
+    def memory_share(self) -> float | None:
+        """The part of a device's memory that is taken when the most is."""
+        if self.memory.peak is None or not self.memory_limit:
+            return None
+        return self.memory.peak / self.memory_limit
+
     def to_json(self) -> str:
         """Writes the report as JSON, which `from_json` reads."""
         content = {
             field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
         }
-        return json.dumps({**content, "arithmetic_intensity": self.arithmetic_intensity}, indent=2)
+        derived = {name: getattr(self, name) for name in _DERIVED}
+        return json.dumps({**content, **derived}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
@@ -114,7 +126,8 @@ class Report:
             content = dict(json.loads(text))
         except (ValueError, TypeError) as error:
             raise ValueError(f"A report is a JSON object, and this is not one: {error}") from error
-        content.pop("arithmetic_intensity", None)
+        for name in _DERIVED:
+            content.pop(name, None)
         expected = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(expected - set(content)), sorted(set(content) - expected)
         if missing or unknown:
@@ -137,6 +150,9 @@ def read_report(path: str | Path) -> Report:
         raise ValueError(f"Cannot read a report from {str(path)!r}: {error}") from error
 
 
+# What JSON has for its readers, and a report computes.
+_DERIVED = ("arithmetic_intensity", "memory_share")
+
 _NESTED = {
     "memory": Memory,
     "trace_seconds": Seconds,
@@ -157,6 +173,8 @@ def _read(name: str, value: Any) -> Any:
     try:
         if name in _NESTED:
             return _NESTED[name](**value)
-        return tuple(Collective(**item) for item in value) if name == "collectives" else value
+        if name == "collectives" and value is not None:
+            return tuple(Collective(**item) for item in value)
+        return value
     except TypeError as error:
         raise ValueError(f"{name!r} is not as a report of this version has it: {error}") from error

@@ -39,13 +39,19 @@ class _Row(NamedTuple):
 def diff(before: Report, after: Report) -> list[Difference]:
     """Compares two reports, number by number.
 
-    A collective that only one of them has is there zero times in the other.
+    A collective that only one of them has is there zero times in the other, if its are known.
     """
-    old, new = _values(before), _values(after)
-    names = list(dict.fromkeys([*old, *new]))
-    missing = lambda name: 0 if name.startswith(_COLLECTIVE) else None
-    pairs = [(name, old.get(name, missing(name)), new.get(name, missing(name))) for name in names]
+    both = [(report, _values(report)) for report in (before, after)]
+    names = dict.fromkeys(name for _, values in both for name in values)
+    pairs = [
+        (name, *(values.get(name, _missing(report, name)) for report, values in both))
+        for name in names
+    ]
     return [Difference(name, a, b, b / a if a and b is not None else None) for name, a, b in pairs]
+
+
+def _missing(report: Report, name: str) -> int | None:
+    return 0 if name.startswith(_COLLECTIVE) and report.collectives is not None else None
 
 
 def report_table(report: Report) -> "Table":
@@ -108,14 +114,8 @@ def _rows(report: Report) -> list[_Row]:
             )
             for kind, value in memory.items()
         ),
-        *(
-            row
-            for kind, number, size in report.collectives
-            for row in (
-                _Row(f"{_COLLECTIVE}{kind}", number, _count),
-                _Row(f"{_COLLECTIVE}{kind}, bytes", size, format_bytes),
-            )
-        ),
+        *_limit(report),
+        *_collectives(report),
         _Row("StableHLO, as text", report.stablehlo_bytes, format_bytes),
         _Row("StableHLO lines", report.stablehlo_lines, _count),
         _Row("optimised HLO instructions", report.hlo_instructions, _count),
@@ -124,6 +124,28 @@ def _rows(report: Report) -> list[_Row]:
             for stage, value in seconds.items()
             for clock in Seconds._fields
         ),
+    ]
+
+
+def _limit(report: Report) -> list[_Row]:
+    if not report.memory_limit:
+        return []
+    return [
+        _Row("memory per device: available", report.memory_limit, format_bytes),
+        _Row("memory per device: peak, of the available", report.memory_share, "{:.1%}".format),
+    ]
+
+
+def _collectives(report: Report) -> list[_Row]:
+    if report.collectives is None:
+        return [_Row("collectives", None, _count)]
+    return [
+        row
+        for kind, number, size in report.collectives
+        for row in (
+            _Row(f"{_COLLECTIVE}{kind}", number, _count),
+            _Row(f"{_COLLECTIVE}{kind}, bytes", size, format_bytes),
+        )
     ]
 
 
@@ -145,6 +167,8 @@ def _settings(report: Report) -> dict[str, str]:
     settings = {name: str(value) for name, value in report.settings.items() if value is not None}
     plural = "s" if report.devices > 1 else ""
     devices = f"{report.devices} {report.platform or 'unknown'} device{plural}"
+    if report.device_kind not in (report.platform, None):
+        devices = f"{devices}, {report.device_kind}"
     return {**settings, "compiled for": devices, "jax": report.jax_version}
 
 

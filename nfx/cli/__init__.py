@@ -98,10 +98,12 @@ def _is_expected(error: Exception) -> bool:
     """Whether an error says what the user can do, so that a traceback would only hide it."""
     if isinstance(error, ValueError):
         return True
+    from nfx.aot import DeviceMemoryError
     from nfx.checkpoint import CheckpointError
     from nfx.train import RunDirectoryError, TrainingError
 
-    return isinstance(error, (CheckpointError, RunDirectoryError, TrainingError))
+    expected = (CheckpointError, DeviceMemoryError, RunDirectoryError, TrainingError)
+    return isinstance(error, expected)
 
 
 def _help() -> str:

@@ -1,7 +1,7 @@
 """Compiling a model's programs from shapes: what they cost, before anything is allocated."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,7 +11,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from nfx import graph
-from nfx.aot import compile_step, CompiledProgram, Progress, silent
+from nfx.aot import (
+    compile_step,
+    CompiledProgram,
+    libtpu_version,
+    Progress,
+    silent,
+    topology_devices,
+)
 from nfx.augment import normalize
 from nfx.data import ArraySource, Batch, SAMPLE_CLASSES, Splits
 from nfx.models import apply_batch, model_card, model_variant
@@ -49,6 +56,8 @@ class CompileOptions:
             over model.
         gather_dtype: In what parameters that are split over fsdp go between devices.
         reduce_dtype: In what gradients are added up over the batch.
+        topology: A slice of TPUs to compile for, as "v5e:4x4", which need not be here; by default
+            the devices of this machine.
     """
 
     program: Literal["train", "forward"] = "train"
@@ -63,6 +72,7 @@ class CompileOptions:
     mesh: str = "data=all"
     gather_dtype: Literal["float32", "bfloat16"] = "float32"
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    topology: str = ""
 
     def __post_init__(self) -> None:
         """Checks what does not depend on the model.
@@ -98,11 +108,13 @@ def compile_model(
         progress: What to show meanwhile: see `nfx.aot.compile_step`.
 
     Raises:
-        ValueError: If there is no such model or recipe, or they, the options and the machine do
-            not fit together.
+        ValueError: If there is no such model, recipe or topology, or they, the options and the
+            devices do not fit together.
+        DeviceMemoryError: If the devices of the topology have not enough memory.
     """
     recipe = _recipe(name, options)
-    mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
+    devices = _devices(options)
+    mesh = make_mesh(parse_mesh_shape(options.mesh, len(devices)), devices)
     check_mesh(recipe, mesh)
     parts = _parts(recipe, options)
     program, arguments = _PROGRAMS[options.program](recipe, parts, mesh, _communication(options))
@@ -126,7 +138,7 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
         ValueError: If there is no such model or recipe, or they and the options do not fit.
     """
     recipe = _recipe(name, options)
-    mesh = abstract_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
+    mesh = abstract_mesh(parse_mesh_shape(options.mesh, len(_devices(options))))
     check_mesh(recipe, mesh)
     parts = _parts(recipe, options)
     return plan_step(
@@ -137,6 +149,10 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
         dtype=options.dtype,
         communication=_communication(options),
     )
+
+
+def _devices(options: CompileOptions) -> Sequence[Any]:
+    return topology_devices(options.topology) if options.topology else jax.devices()
 
 
 def _communication(options: CompileOptions) -> Communication:
@@ -255,6 +271,7 @@ def _settings(
 ) -> dict[str, str | int | float | bool | None]:
     """What a report remembers of the options, with the defaults filled in."""
     stack = {"stack": True, "remat": options.remat, "unroll": options.unroll}
+    compiler = {"topology": options.topology, "libtpu": libtpu_version()}
     return {
         "model": recipe.model,
         "program": options.program,
@@ -267,4 +284,5 @@ def _settings(
         "gather_dtype": options.gather_dtype,
         "reduce_dtype": options.reduce_dtype,
         "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items()),
+        **(compiler if options.topology else {}),
     }

@@ -43,11 +43,15 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     _check_axes(shape)
     if math.prod(shape.values()) != len(devices):
+        platform = devices[0].platform
+        hint = (
+            " To try a mesh on CPU, set XLA_FLAGS=--xla_force_host_platform_device_count=8 before "
+            "Python starts."
+        )
         raise ValueError(
             f"The mesh {dict(shape)} needs {math.prod(shape.values())} devices, and there are "
-            f"{len(devices)} ({devices[0].platform}). Sizes must multiply to the number of "
-            "devices. To try a mesh on CPU, set "
-            "XLA_FLAGS=--xla_force_host_platform_device_count=8 before Python starts."
+            f"{len(devices)} ({platform}). Sizes must multiply to the number of devices."
+            f"{hint if platform == 'cpu' else ''}"
         )
     # The type by name: the default of `jax.make_mesh` differs between versions of JAX.
     return Mesh(_arranged(shape, devices), tuple(shape), axis_types=(axis_type,) * len(shape))
