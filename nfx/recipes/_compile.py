@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PyTree, UInt8
 from nfx import graph
 from nfx.aot import compile_step, CompiledProgram, Progress, silent
 from nfx.augment import normalize
-from nfx.data import ArraySource, Batch, SAMPLE_CLASSES, Splits
+from nfx.data import ArraySource, SAMPLE_CLASSES, Splits
 from nfx.models import apply_batch, model_card, model_variant
-from nfx.recipes._build import build_parts, check_mesh, Parts
+from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._recipe import get_recipe, Recipe
 from nfx.sharding import batch_spec, make_mesh, parse_mesh_shape, replicated
 from nfx.train import abstract_state, make_train_step, Preprocessing
@@ -168,12 +168,12 @@ def _training_step(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
     step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     key = jax.ShapeDtypeStruct(parts.key.shape, parts.key.dtype, sharding=replicated(mesh))
-    return step, (state, _abstract_batch(recipe, parts, mesh), key)
+    return step, (state, abstract_batch(parts.splits.train, recipe.batch_size, mesh), key)
 
 
 def _forward(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
-    images = _abstract_batch(recipe, parts, mesh).images
+    images = abstract_batch(parts.splits.train, recipe.batch_size, mesh).images
     return _make_forward(parts.preprocessing, mesh), (state.model, state.statistics, images)
 
 
@@ -195,15 +195,6 @@ def _make_forward(preprocessing: Preprocessing, mesh: Mesh) -> jax.stages.Wrappe
     sharded = jax.shard_map(forward, mesh=mesh, in_specs=(P(), P(), split), out_specs=split)
     whole, parted = replicated(mesh), NamedSharding(mesh, split)
     return jax.jit(sharded, in_shardings=(whole, whole, parted), out_shardings=parted)
-
-
-def _abstract_batch(recipe: Recipe, parts: Parts, mesh: Mesh) -> Batch:
-    split = NamedSharding(mesh, batch_spec(mesh))
-    shape = (recipe.batch_size, *parts.splits.train.image_shape)
-    return Batch(
-        jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
-        jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=split),
-    )
 
 
 def _settings(

@@ -9,28 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from nfx.checkpoint import CheckpointStore, tree_digest
-from nfx.data import Batch, training_batches
+from nfx.data import training_batches
 from nfx.optim import clipped_leaves
-from nfx.recipes._build import build_parts, check_mesh, Parts
-from nfx.recipes._evaluation import evaluate_state, RunEvaluation
+from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
+from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvaluation
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
-from nfx.sharding import make_mesh, parse_mesh_shape, place_batch
+from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
     abstract_state,
     Cadence,
+    compile_for_all,
     create_state,
     Display,
-    make_evaluation_step,
+    is_first_process,
+    load_parts,
     make_train_step,
     MetricsLog,
     plot_clipping,
     run_training,
     RunDirectory,
+    RunDirectoryError,
     TrainState,
+    wait_for_all,
 )
 
 
@@ -61,6 +64,9 @@ class RunOptions:
 def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDirectory:
     """Runs a recipe, or continues it, and writes the run directory.
 
+    Of several processes all must call it, with a run directory that they share; one of them
+    writes: see `nfx.train.initialize_processes`.
+
     Args:
         recipe: What to train.
         options: How.
@@ -90,12 +96,13 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
     directory = _open_directory(recipe, options, parts, name)
-    display = Display(recipe.steps, recipe.batch_size)
+    writes = is_first_process()
+    display = Display(recipe.steps, recipe.batch_size, quiet=not writes)
     display.say(_opening_words(recipe, parts, mesh, directory))
 
     with CheckpointStore(directory.checkpoints, keep=options.keep_checkpoints) as store:
         state = _first_state(parts, mesh, store, display)
-        with display, MetricsLog(directory.path, step=int(state.step)) as log:
+        with display, MetricsLog(directory.path, step=int(state.step), writes=writes) as log:
             observer = _Observer(parts, mesh, store, display, log, directory.config)
             state = _fit(recipe, parts, mesh, cadence, state, observer)
             evaluation = observer.evaluation or observer.measure(state)
@@ -109,9 +116,11 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         "wall_seconds": time.monotonic() - began,
         "params_digest": tree_digest(state.model),
     }
-    directory.write_result(result)
-    plot_clipping(directory.path, clipped_leaves(state.opt_state))
+    if writes:
+        directory.write_result(result)
+        plot_clipping(directory.path, clipped_leaves(state.opt_state))
     display.say(_closing_words(directory, result))
+    wait_for_all("finished")
     return directory
 
 
@@ -131,7 +140,7 @@ class _Observer:
         self.evaluation: RunEvaluation | None = None
         self._parts, self._mesh, self._store, self._log = parts, mesh, store, log
         self._config = config
-        self._evaluation_step = make_evaluation_step(parts.preprocessing, mesh)
+        self._evaluation_step: jax.stages.Compiled | None = None
 
     def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
         self._log.write(step, {**metrics, "seconds_per_step": seconds_per_step})
@@ -156,15 +165,17 @@ class _Observer:
         return evaluation
 
     def measure(self, state: TrainState) -> RunEvaluation:
+        if self._evaluation_step is None:
+            self._evaluation_step = compile_evaluation(state, self._parts, self._mesh)
         return evaluate_state(self._evaluation_step, state, self._parts, self._mesh)
 
 
 def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> None:
     """Refuses what cannot be trained, before anything is written."""
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and not options.run_dir:
         raise ValueError(
-            f"This is one of {jax.process_count()} processes, and runs are written by one: start a "
-            "single process with all the devices."
+            f"This is one of {jax.process_count()} processes, and they share a run directory: give "
+            "--run-dir DIR, the same to all, where all of them can read and write."
         )
     check_mesh(recipe, mesh)
     if recipe.batch_size > len(parts.splits.train):
@@ -189,17 +200,19 @@ def _fit(
     first_step = int(state.step)
     if first_step == recipe.steps:
         return state
-    batches = training_batches(
+    load = lambda host, hosts: training_batches(
         parts.splits.train,
         recipe.batch_size,
         seed=recipe.seed,
         first_step=first_step,
+        host=host,
+        hosts=hosts,
     )
     step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
     with observer.display.timed("Compiling the training step"):
-        shape = (recipe.batch_size, *parts.splits.train.image_shape)
-        blank = Batch(np.zeros(shape, np.uint8), np.zeros(recipe.batch_size, np.int32))
-        compiled = step.lower(state, place_batch(blank, mesh), parts.key).compile()
+        batch = abstract_batch(parts.splits.train, recipe.batch_size, mesh)
+        compiled = compile_for_all(step, state, batch, parts.key, name="training step")
+    batches = load_parts(load, mesh)
     return run_training(compiled, state, batches, parts.key, mesh, cadence, observer)
 
 
@@ -222,7 +235,23 @@ def _open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str
         _check_same_images(directory, parts)
         return directory
     path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    return RunDirectory.create(path, _config(recipe, parts))
+    if is_first_process():
+        directory = RunDirectory.create(path, _config(recipe, parts))
+        wait_for_all("created the run directory")
+        return directory
+    wait_for_all("created the run directory")
+    return _open_shared(path)
+
+
+def _open_shared(path: str | Path) -> RunDirectory:
+    """Opens the directory that the first process has created."""
+    try:
+        return RunDirectory.open(path)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(
+            f"Process {jax.process_index()} does not see the run directory {str(path)!r} that "
+            "process 0 has created: put it on storage that all hosts share."
+        ) from error
 
 
 def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
