@@ -10,6 +10,10 @@ from typing import IO, NamedTuple
 
 _POLL_SECONDS = 0.1
 
+# How long to wait for the last words of a process that has ended; what it started may still hold
+# its output open.
+_RELAY_SECONDS = 1
+
 
 class Command(NamedTuple):
     """What to run.
@@ -38,13 +42,17 @@ def run_together(commands: Sequence[Command], *, grace: float) -> int:
         was by a signal.
     """
     processes: list[subprocess.Popen[bytes]] = []
+    relays: list[threading.Thread] = []
     try:
         for number, command in enumerate(commands):
             processes.append(_start(number, command))
+            relays += _relay_output(number, processes[-1])
         print(f"nfx launch: processes {', '.join(str(p.pid) for p in processes)}", flush=True)
         return _watch(processes)
     finally:
         stop(processes, grace=grace)
+        for relay in relays:
+            relay.join(_RELAY_SECONDS)
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]], *, grace: float) -> None:
@@ -63,22 +71,29 @@ def stop(processes: Sequence[subprocess.Popen[bytes]], *, grace: float) -> None:
 
 def _start(number: int, command: Command) -> subprocess.Popen[bytes]:
     """Starts a command in a group of its own, so that Ctrl-C at a terminal is ours to pass on."""
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command.arguments,
         env=command.environment,
         start_new_session=True,
         stdout=subprocess.PIPE if number else None,
         stderr=subprocess.STDOUT if number else None,
     )
-    if process.stdout:
-        threading.Thread(target=_relay, args=(number, process.stdout), daemon=True).start()
-    return process
+
+
+def _relay_output(number: int, process: subprocess.Popen[bytes]) -> list[threading.Thread]:
+    """Starts to pass on what a process says, if that is not what the first one says."""
+    if process.stdout is None:
+        return []
+    thread = threading.Thread(target=_relay, args=(number, process.stdout), daemon=True)
+    thread.start()
+    return [thread]
 
 
 def _relay(number: int, output: IO[bytes]) -> None:
-    for line in output:
-        sys.stderr.write(f"[{number}] {line.decode(errors='replace')}")
-        sys.stderr.flush()
+    with output:
+        for line in output:
+            sys.stderr.write(f"[{number}] {line.decode(errors='replace')}")
+            sys.stderr.flush()
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> int:
