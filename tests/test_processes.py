@@ -115,7 +115,7 @@ def finished(root):
 
 @pytest.fixture(scope="module")
 def alone(root):
-    started = Started(root, "alone", [*WORKER, "train"], devices=4)
+    started = Started(root, "alone", [*WORKER, "train", "--resume-if-begun"], devices=4)
     started.result()
     return started
 
@@ -323,20 +323,17 @@ assert main(["train", "--distributed"]) == 1
     assert "Give --coordinator HOST:PORT" in error
 
 
-def test_processes_continue_what_has_begun(tmp_path):
+def test_each_process_is_told_who_it_is():
     options = LaunchCommand(hosts=2, devices_per_host=3)
-    training = ["train", "--run-dir", str(tmp_path)]
     base = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "HOME": "/root"}
-    first, second = process_commands(options, training, tmp_path, 123, base)
-    assert "--resume" not in first.arguments
-    (tmp_path / "config.json").touch()
-    _, resumed = process_commands(options, training, tmp_path, 123, base)
-    assert "--resume" in resumed.arguments
-    _, resumed = process_commands(options, [*training, "--resume"], tmp_path, 123, base)
-    assert list(resumed.arguments).count("--resume") == 1
+    first, second = process_commands(options, ["train", "--steps", "5"], 123, base)
     assert first.environment["XLA_FLAGS"].split()[-1].endswith("count=3")
-    assert second.arguments[-2:] == ["--process-id", "1"]
-    assert "127.0.0.1:123" in second.arguments
+    assert first.environment["HOME"] == "/root"
+    for number, command in enumerate((first, second)):
+        assert list(command.arguments)[-9:] == [
+            "train", "--steps", "5", "--coordinator", "127.0.0.1:123", "--processes", "2",
+            "--process-id", str(number),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     options = tyro.cli(LaunchCommand, prog="nfx launch", args=arguments[:split])
     training = arguments[split + 1 :]
     run_dir = _run_directory(training)
-    if _begun(run_dir) and "--resume" not in training:
+    continues = {"--resume", "--resume-if-begun"} & {word.replace("_", "-") for word in training}
+    if (run_dir / "config.json").exists() and not continues:
         raise ValueError(
             f"{str(run_dir)!r} holds a run already. Continue it with --resume, or choose another "
             "--run-dir."
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     for attempt in range(options.max_restarts + 1):
         if attempt:
             print(f"nfx launch: restart {attempt} of {options.max_restarts}", flush=True)
-        commands = process_commands(options, training, run_dir, free_port(), os.environ)
+        arguments = [*training, "--resume-if-begun"] if attempt else training
+        commands = process_commands(options, arguments, free_port(), os.environ)
         code = run_together(commands, grace=_GRACE)
         if code in (0, _USAGE_ERROR):
             return code
@@ -84,18 +86,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def process_commands(
-    options: LaunchCommand,
-    training: Sequence[str],
-    run_dir: Path,
-    port: int,
-    environment: Mapping[str, str],
+    options: LaunchCommand, training: Sequence[str], port: int, environment: Mapping[str, str]
 ) -> list[Command]:
-    """Returns the command of each process; they continue the run if it has begun.
+    """Returns the command of each process.
 
     Args:
         options: How many processes, with what.
         training: `train` and its arguments.
-        run_dir: Where the run is.
         port: Where process 0 is to coordinate them.
         environment: The environment to start from.
     """
@@ -105,12 +102,9 @@ def process_commands(
         flag = f"--xla_force_host_platform_device_count={options.devices_per_host}"
         environment["JAX_PLATFORMS"] = "cpu"
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}"  # the last counts
-    resume = ["--resume"] if _begun(run_dir) and "--resume" not in training else []
     together = ["--coordinator", coordinator, "--processes", str(options.hosts)]
     return [
-        Command(
-            [*_NFX, *training, *resume, *together, "--process-id", str(number)], dict(environment)
-        )
+        Command([*_NFX, *training, *together, "--process-id", str(number)], dict(environment))
         for number in range(options.hosts)
     ]
 
@@ -120,10 +114,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def _begun(run_dir: Path) -> bool:
-    return (run_dir / "config.json").exists()
 
 
 def _run_directory(training: Sequence[str]) -> Path:

@@ -24,6 +24,7 @@ from nfx.train import (
     compile_for_all,
     create_state,
     Display,
+    has_begun,
     is_first_process,
     load_parts,
     make_train_step,
@@ -45,6 +46,8 @@ class RunOptions:
         run_dir: Where to write; by default a new folder in runs/, named by recipe and time.
         resume: Continue the run in run_dir from its last checkpoint, to the same bits as if it
             had never stopped.
+        resume_if_begun: Continue the run in run_dir if it has begun, else begin it: one command
+            line for every attempt, for whoever starts it again.
         mesh: Devices to use, as "data=4"; "data=all" splits the batch over all there are.
         log_every: Steps between records in metrics.jsonl.
         evaluate_every: Steps between evaluations on the test images.
@@ -54,6 +57,7 @@ class RunOptions:
 
     run_dir: str = ""
     resume: bool = False
+    resume_if_begun: bool = False
     mesh: str = "data=all"
     log_every: int = 10
     evaluate_every: int = 500
@@ -227,9 +231,11 @@ def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Disp
 
 
 def _open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
-    if options.resume:
-        if not options.run_dir:
-            raise ValueError("--resume needs to know what: give --run-dir DIR too.")
+    if (options.resume or options.resume_if_begun) and not options.run_dir:
+        raise ValueError("--resume needs to know what: give --run-dir DIR too.")
+    resume = options.resume or (options.resume_if_begun and has_begun(options.run_dir))
+    wait_for_all("looked at the run directory")  # before the first process creates it
+    if resume:
         directory = RunDirectory.open(options.run_dir)
         check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
         _check_same_images(directory, parts)

@@ -25,6 +25,7 @@ from nfx.train._processes import (
     wait_for_all as wait_for_all,
 )
 from nfx.train._run_directory import (
+    has_begun as has_begun,
     RunDirectory as RunDirectory,
     RunDirectoryError as RunDirectoryError,
 )
