@@ -5,6 +5,7 @@ business of JAX; here is what they have to agree on around it.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -23,6 +24,9 @@ _PATIENCE_SECONDS = 3600
 # How long a process that ends with an error waits for the others to end. It is short, because
 # they are waiting for it; processes that end without one wait for each other before.
 _SHUTDOWN_SECONDS = 10
+
+# Tells the places at which processes wait apart: all come to all of them, in the same order.
+_places = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,7 @@ def wait_for_all(name: str) -> None:
     It takes no collective: those of CPUs fail when a process comes to them half a minute late.
 
     Args:
-        name: What to call this place. A process may come to a name once.
+        name: What to call this place, in the message if a process does not come.
 
     Raises:
         RuntimeError: If a process does not come within an hour.
@@ -124,7 +128,7 @@ def wait_for_all(name: str) -> None:
     import orbax.checkpoint as ocp  # slow to import
 
     wait = ocp.multihost.get_barrier_sync_fn()
-    wait(key=f"nfx: {name}", timeout_ms=1000 * _PATIENCE_SECONDS)
+    wait(key=f"nfx {next(_places)}: {name}", timeout_ms=1000 * _PATIENCE_SECONDS)
 
 
 def compile_for_all(program: jax.stages.Wrapped, *arguments: Any, name: str) -> jax.stages.Compiled:
@@ -133,7 +137,7 @@ def compile_for_all(program: jax.stages.Wrapped, *arguments: Any, name: str) -> 
     Args:
         program: A jitted function.
         arguments: Its arguments, or their shapes.
-        name: What to call it; a process may use a name once.
+        name: What to call it.
     """
     compiled = program.lower(*arguments).compile()
     wait_for_all(f"compiled {name}")
