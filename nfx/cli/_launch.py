@@ -72,7 +72,6 @@ def main(arguments: Sequence[str]) -> int:
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # all that ends us ends the processes
-    code = 0
     for attempt in range(options.max_restarts + 1):
         if attempt:
             print(f"nfx launch: restart {attempt} of {options.max_restarts}", flush=True)

@@ -233,31 +233,34 @@ def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Disp
 def _open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
     if (options.resume or options.resume_if_begun) and not options.run_dir:
         raise ValueError("--resume needs to know what: give --run-dir DIR too.")
-    resume = options.resume or (options.resume_if_begun and has_begun(options.run_dir))
-    wait_for_all("looked at the run directory")  # before the first process creates it
-    if resume:
-        directory = RunDirectory.open(options.run_dir)
-        check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
-        _check_same_images(directory, parts)
-        return directory
-    path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    if is_first_process():
+    if not is_first_process():
+        return _open_after_first(recipe, options, parts)
+    if options.resume or (options.resume_if_begun and has_begun(options.run_dir)):
+        directory = _open_begun(recipe, options, parts)
+    else:
+        path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         directory = RunDirectory.create(path, _config(recipe, parts))
-        wait_for_all("created the run directory")
-        return directory
-    wait_for_all("created the run directory")
-    return _open_shared(path)
+    wait_for_all("opened the run directory")
+    return directory
 
 
-def _open_shared(path: str | Path) -> RunDirectory:
-    """Opens the directory that the first process has created."""
-    try:
-        return RunDirectory.open(path)
-    except RunDirectoryError as error:
+def _open_after_first(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:
+    """Opens the directory once the first process has, which alone decides whether to resume."""
+    wait_for_all("opened the run directory")
+    if not has_begun(options.run_dir):
         raise RunDirectoryError(
-            f"Process {jax.process_index()} does not see the run directory {str(path)!r} that "
-            "process 0 has created: put it on storage that all hosts share."
-        ) from error
+            f"Process {jax.process_index()} does not see the run in {options.run_dir!r} that "
+            "process 0 sees: put the run directory on storage that all hosts share."
+        )
+    return _open_begun(recipe, options, parts)
+
+
+def _open_begun(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:
+    """Opens a directory that has to be of the same run."""
+    directory = RunDirectory.open(options.run_dir)
+    check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
+    _check_same_images(directory, parts)
+    return directory
 
 
 def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
