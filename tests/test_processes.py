@@ -193,7 +193,8 @@ def test_batches_and_checkpoints_of_split_states(pair):
         (("reduce", "coordinator"), 0, signal.SIGKILL, 3),
         (("reduce", "worker"), 1, signal.SIGKILL, 4 + 4),  # the heartbeats' timeout is 4
         (("reduce", "terminated"), 0, signal.SIGTERM, 3),
-        (("reduce", "failed"), 1, signal.SIGINT, 10 + 5),  # an exception, and then good manners
+        # An exception, and then it waits for the others.
+        pytest.param(("reduce", "failed"), 1, signal.SIGINT, 10 + 5, marks=pytest.mark.slow),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
     indirect=["pair"],
