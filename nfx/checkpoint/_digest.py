@@ -3,14 +3,19 @@
 import hashlib
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
 
 
 def leaf_digests(tree: PyTree) -> dict[str, str]:
-    """Returns the SHA-256 of each leaf by path: over its dtype, its shape and its bytes."""
+    """Returns the SHA-256 of each leaf by path: over its dtype, its shape and its bytes.
+
+    Leaves that are split over processes are gathered one by one, so all processes must call it.
+    """
     return {path: _hash(leaf).hexdigest() for path, leaf in leaves_by_path(tree).items()}
 
 
@@ -18,7 +23,8 @@ def tree_digest(tree: PyTree) -> str:
     """Returns one SHA-256 over the leaves in the order of their paths.
 
     Each leaf enters with its path, dtype, shape and bytes: the digests of two trees agree if
-    and only if the trees are bitwise equal.
+    and only if the trees are bitwise equal, on whatever devices they are. As for `leaf_digests`,
+    all processes must call it.
     """
     digest = hashlib.sha256()
     for path, leaf in sorted(leaves_by_path(tree).items()):
@@ -28,7 +34,14 @@ def tree_digest(tree: PyTree) -> str:
 
 
 def _hash(leaf: Any) -> Any:
-    array = np.ascontiguousarray(leaf)
+    array = np.ascontiguousarray(_whole(leaf))
     digest = hashlib.sha256(f"{array.dtype.name}{np.shape(leaf)}".encode())
     digest.update(array.view(np.uint8).data if array.size else b"")
     return digest
+
+
+def _whole(leaf: Any) -> Any:
+    """The leaf, or where this process has only a part of it a gathered copy."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return leaf

@@ -19,6 +19,9 @@ _COMMANDS = {
     "train": _Command(
         "nfx.cli._train", "train a network, on the images nfx carries or your own", True
     ),
+    "launch": _Command(
+        "nfx.cli._launch", "train by several processes on this machine, and restart them"
+    ),
     "evaluate": _Command(
         "nfx.cli._evaluate", "evaluate a run on its test images, or on others", True
     ),

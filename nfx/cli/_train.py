@@ -15,7 +15,7 @@ from nfx.recipes import (
     RunOptions,
     train,
 )
-from nfx.train import RunDirectory
+from nfx.train import initialize_processes, ProcessOptions, RunDirectory
 
 
 _DESCRIPTION = f"""Train a normalizer-free network.
@@ -35,11 +35,13 @@ class TrainCommand:
         recipe: The recipe to start from.
         hyperparameters: What to train, on what, and how.
         run: How to run it; the result does not depend on it.
+        processes: Which of several processes this is.
     """
 
     recipe: str
     hyperparameters: Annotated[Recipe, tyro.conf.arg(name="")]
     run: Annotated[RunOptions, tyro.conf.arg(name="")]
+    processes: Annotated[ProcessOptions, tyro.conf.arg(name="")]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,8 +52,9 @@ def main(arguments: Sequence[str]) -> int:
         prog="nfx train",
         description=_DESCRIPTION,
         args=arguments,
-        default=TrainCommand(name, recipe, RunOptions()),
+        default=TrainCommand(name, recipe, RunOptions(), ProcessOptions()),
     )
+    initialize_processes(command.processes)
     train(command.hyperparameters, command.run, name=command.recipe)
     return 0
 

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from nfx.augment import Augmentation
-from nfx.data import load_folder, load_sample, Splits
+from nfx.data import Batch, load_folder, load_sample, Source, Splits
 from nfx.models import create_model, model_variant
 from nfx.optim import (
     clip_telemetry,
@@ -20,7 +22,7 @@ from nfx.optim import (
     warmup_cosine,
 )
 from nfx.recipes._recipe import Recipe
-from nfx.sharding import AnyMesh, batch_shards, check_batch_divides
+from nfx.sharding import AnyMesh, batch_shards, batch_spec, check_batch_divides
 from nfx.train import Metrics, Preprocessing, StepMetrics
 
 
@@ -91,6 +93,16 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
         Preprocessing(mean, std, augmentation, recipe.label_smoothing),
         _observer(recipe, schedule),
         run_key,
+    )
+
+
+def abstract_batch(source: Source, batch_size: int, mesh: Mesh) -> Batch:
+    """Returns the shapes, dtypes and shardings of a global batch of a source's images."""
+    split = NamedSharding(mesh, batch_spec(mesh))
+    shape = (batch_size, *source.image_shape)
+    return Batch(
+        jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
+        jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=split),
     )
 
 

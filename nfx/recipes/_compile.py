@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from nfx import graph
@@ -20,9 +20,9 @@ from nfx.aot import (
     topology_devices,
 )
 from nfx.augment import normalize
-from nfx.data import ArraySource, Batch, SAMPLE_CLASSES, Splits
+from nfx.data import ArraySource, SAMPLE_CLASSES, Splits
 from nfx.models import apply_batch, model_card, model_variant
-from nfx.recipes._build import build_parts, check_mesh, Parts
+from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._recipe import get_recipe, Recipe
 from nfx.sharding import (
     abstract_mesh,
@@ -229,7 +229,7 @@ def _training_step(
     )
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     key = jax.ShapeDtypeStruct(parts.key.shape, parts.key.dtype, sharding=replicated(mesh))
-    return step, (state, _abstract_batch(recipe, parts, mesh), key)
+    return step, (state, abstract_batch(parts.splits.train, recipe.batch_size, mesh), key)
 
 
 def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication) -> _Program:
@@ -243,7 +243,7 @@ def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communicat
         return logits.astype(jnp.float32)
 
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
-    images = _abstract_batch(recipe, parts, mesh).images
+    images = abstract_batch(parts.splits.train, recipe.batch_size, mesh).images
     split = batch_spec(mesh)
     sharded = shard_model(
         forward, mesh, communication=communication, in_specs=(P(), split), out_specs=split
@@ -255,15 +255,6 @@ _PROGRAMS: dict[str, Callable[[Recipe, Parts, Mesh, Communication], _Program]] =
     "train": _training_step,
     "forward": _forward,
 }
-
-
-def _abstract_batch(recipe: Recipe, parts: Parts, mesh: Mesh) -> Batch:
-    split = NamedSharding(mesh, batch_spec(mesh))
-    shape = (recipe.batch_size, *parts.splits.train.image_shape)
-    return Batch(
-        jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
-        jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=split),
-    )
 
 
 def _settings(

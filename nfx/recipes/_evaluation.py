@@ -1,6 +1,7 @@
 """Evaluating a run's parameters, as they are and averaged."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,13 +10,16 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointStore
-from nfx.data import evaluation_batches
-from nfx.recipes._build import build_parts, Parts
+from nfx.data import Batch, evaluation_batches
+from nfx.recipes._build import abstract_batch, build_parts, Parts
 from nfx.recipes._recipe import recipe_from_config
 from nfx.sharding import batch_shards, make_mesh, parse_mesh_shape
 from nfx.train import (
     abstract_state,
+    compile_for_all,
     Evaluation,
+    EvaluationCounts,
+    load_parts,
     make_evaluation_step,
     run_evaluation,
     RunDirectory,
@@ -64,7 +68,7 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
         )
     mesh = make_mesh(parse_mesh_shape("data=all", jax.device_count()))
     state = restore_run(directory, parts, mesh, step=step)
-    return evaluate_state(make_evaluation_step(parts.preprocessing, mesh), state, parts, mesh)
+    return evaluate_state(compile_evaluation(state, parts, mesh), state, parts, mesh)
 
 
 def restore_run(
@@ -87,8 +91,15 @@ def restore_run(
         return store.restore(like, step=step)
 
 
+def compile_evaluation(state: TrainState, parts: Parts, mesh: Mesh) -> jax.stages.Compiled:
+    """Compiles the step that evaluates a state; of several processes all must call it."""
+    step = make_evaluation_step(parts.preprocessing, mesh)
+    batch = abstract_batch(parts.splits.test, _batch_size(mesh), mesh)
+    return compile_for_all(step, state.model, state.statistics, batch, name="evaluation step")
+
+
 def evaluate_state(
-    step: jax.stages.Wrapped, state: TrainState, parts: Parts, mesh: Mesh
+    step: Callable[..., EvaluationCounts], state: TrainState, parts: Parts, mesh: Mesh
 ) -> RunEvaluation:
     """Evaluates the two sets of parameters that a state holds.
 
@@ -96,10 +107,13 @@ def evaluate_state(
     """
 
     def run(model: PyTree) -> Evaluation:
-        batch_size = _IMAGES_PER_DEVICE * batch_shards(mesh)
-        batches = evaluation_batches(
-            parts.splits.test, batch_size, host=jax.process_index(), hosts=jax.process_count()
-        )
-        return run_evaluation(step, model, state.statistics, batches, mesh)
+        return run_evaluation(step, model, state.statistics, load_parts(load, mesh), mesh)
+
+    def load(host: int, hosts: int) -> Iterator[Batch]:
+        return evaluation_batches(parts.splits.test, _batch_size(mesh), host=host, hosts=hosts)
 
     return RunEvaluation(run(state.model), run(state.ema))
+
+
+def _batch_size(mesh: Mesh) -> int:
+    return _IMAGES_PER_DEVICE * batch_shards(mesh)

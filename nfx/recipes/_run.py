@@ -9,28 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from nfx.checkpoint import CheckpointStore, tree_digest
-from nfx.data import Batch, training_batches
+from nfx.data import training_batches
 from nfx.optim import clipped_leaves
-from nfx.recipes._build import build_parts, check_mesh, Parts
-from nfx.recipes._evaluation import evaluate_state, RunEvaluation
+from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
+from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvaluation
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
-from nfx.sharding import make_mesh, parse_mesh_shape, place_batch
+from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
     abstract_state,
     Cadence,
+    compile_for_all,
     create_state,
     Display,
-    make_evaluation_step,
+    has_begun,
+    is_first_process,
+    load_parts,
     make_train_step,
     MetricsLog,
     plot_clipping,
     run_training,
     RunDirectory,
+    RunDirectoryError,
     TrainState,
+    wait_for_all,
 )
 
 
@@ -42,6 +46,8 @@ class RunOptions:
         run_dir: Where to write; by default a new folder in runs/, named by recipe and time.
         resume: Continue the run in run_dir from its last checkpoint, to the same bits as if it
             had never stopped.
+        resume_if_begun: Continue the run in run_dir if it has begun, else begin it: one command
+            line for every attempt, for whoever starts it again.
         mesh: Devices to use, as "data=4"; "data=all" splits the batch over all there are.
         log_every: Steps between records in metrics.jsonl.
         evaluate_every: Steps between evaluations on the test images.
@@ -51,6 +57,7 @@ class RunOptions:
 
     run_dir: str = ""
     resume: bool = False
+    resume_if_begun: bool = False
     mesh: str = "data=all"
     log_every: int = 10
     evaluate_every: int = 500
@@ -60,6 +67,9 @@ class RunOptions:
 
 def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDirectory:
     """Runs a recipe, or continues it, and writes the run directory.
+
+    Of several processes all must call it, with a run directory that they share; one of them
+    writes: see `nfx.train.initialize_processes`.
 
     Args:
         recipe: What to train.
@@ -90,12 +100,13 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
     directory = _open_directory(recipe, options, parts, name)
-    display = Display(recipe.steps, recipe.batch_size)
+    writes = is_first_process()
+    display = Display(recipe.steps, recipe.batch_size, quiet=not writes)
     display.say(_opening_words(recipe, parts, mesh, directory))
 
     with CheckpointStore(directory.checkpoints, keep=options.keep_checkpoints) as store:
         state = _first_state(parts, mesh, store, display)
-        with display, MetricsLog(directory.path, step=int(state.step)) as log:
+        with display, MetricsLog(directory.path, step=int(state.step), writes=writes) as log:
             observer = _Observer(parts, mesh, store, display, log, directory.config)
             state = _fit(recipe, parts, mesh, cadence, state, observer)
             evaluation = observer.evaluation or observer.measure(state)
@@ -109,9 +120,11 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         "wall_seconds": time.monotonic() - began,
         "params_digest": tree_digest(state.model),
     }
-    directory.write_result(result)
-    plot_clipping(directory.path, clipped_leaves(state.opt_state))
+    if writes:
+        directory.write_result(result)
+        plot_clipping(directory.path, clipped_leaves(state.opt_state))
     display.say(_closing_words(directory, result))
+    wait_for_all("finished")
     return directory
 
 
@@ -131,7 +144,7 @@ class _Observer:
         self.evaluation: RunEvaluation | None = None
         self._parts, self._mesh, self._store, self._log = parts, mesh, store, log
         self._config = config
-        self._evaluation_step = make_evaluation_step(parts.preprocessing, mesh)
+        self._evaluation_step: jax.stages.Compiled | None = None
 
     def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
         self._log.write(step, {**metrics, "seconds_per_step": seconds_per_step})
@@ -156,15 +169,17 @@ class _Observer:
         return evaluation
 
     def measure(self, state: TrainState) -> RunEvaluation:
+        if self._evaluation_step is None:
+            self._evaluation_step = compile_evaluation(state, self._parts, self._mesh)
         return evaluate_state(self._evaluation_step, state, self._parts, self._mesh)
 
 
 def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> None:
     """Refuses what cannot be trained, before anything is written."""
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and not options.run_dir:
         raise ValueError(
-            f"This is one of {jax.process_count()} processes, and runs are written by one: start a "
-            "single process with all the devices."
+            f"This is one of {jax.process_count()} processes, and they share a run directory: give "
+            "--run-dir DIR, the same to all, where all of them can read and write."
         )
     check_mesh(recipe, mesh)
     if recipe.batch_size > len(parts.splits.train):
@@ -189,17 +204,19 @@ def _fit(
     first_step = int(state.step)
     if first_step == recipe.steps:
         return state
-    batches = training_batches(
+    load = lambda host, hosts: training_batches(
         parts.splits.train,
         recipe.batch_size,
         seed=recipe.seed,
         first_step=first_step,
+        host=host,
+        hosts=hosts,
     )
     step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
     with observer.display.timed("Compiling the training step"):
-        shape = (recipe.batch_size, *parts.splits.train.image_shape)
-        blank = Batch(np.zeros(shape, np.uint8), np.zeros(recipe.batch_size, np.int32))
-        compiled = step.lower(state, place_batch(blank, mesh), parts.key).compile()
+        batch = abstract_batch(parts.splits.train, recipe.batch_size, mesh)
+        compiled = compile_for_all(step, state, batch, parts.key, name="training step")
+    batches = load_parts(load, mesh)
     return run_training(compiled, state, batches, parts.key, mesh, cadence, observer)
 
 
@@ -214,15 +231,36 @@ def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Disp
 
 
 def _open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
-    if options.resume:
-        if not options.run_dir:
-            raise ValueError("--resume needs to know what: give --run-dir DIR too.")
-        directory = RunDirectory.open(options.run_dir)
-        check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
-        _check_same_images(directory, parts)
-        return directory
-    path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    return RunDirectory.create(path, _config(recipe, parts))
+    if (options.resume or options.resume_if_begun) and not options.run_dir:
+        raise ValueError("--resume needs to know what: give --run-dir DIR too.")
+    if not is_first_process():
+        return _open_after_first(recipe, options, parts)
+    if options.resume or (options.resume_if_begun and has_begun(options.run_dir)):
+        directory = _open_begun(recipe, options, parts)
+    else:
+        path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        directory = RunDirectory.create(path, _config(recipe, parts))
+    wait_for_all("opened the run directory")
+    return directory
+
+
+def _open_after_first(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:
+    """Opens the directory once the first process has, which alone decides whether to resume."""
+    wait_for_all("opened the run directory")
+    if not has_begun(options.run_dir):
+        raise RunDirectoryError(
+            f"Process {jax.process_index()} does not see the run in {options.run_dir!r} that "
+            "process 0 sees: put the run directory on storage that all hosts share."
+        )
+    return _open_begun(recipe, options, parts)
+
+
+def _open_begun(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:
+    """Opens a directory that has to be of the same run."""
+    directory = RunDirectory.open(options.run_dir)
+    check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
+    _check_same_images(directory, parts)
+    return directory
 
 
 def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:

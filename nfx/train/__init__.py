@@ -27,7 +27,17 @@ from nfx.train._plan import (
 )
 from nfx.train._plan_table import plan_tables as plan_tables
 from nfx.train._plots import plot_clipping as plot_clipping
+from nfx.train._processes import (
+    compile_for_all as compile_for_all,
+    group_blocks as group_blocks,
+    initialize_processes as initialize_processes,
+    is_first_process as is_first_process,
+    load_parts as load_parts,
+    ProcessOptions as ProcessOptions,
+    wait_for_all as wait_for_all,
+)
 from nfx.train._run_directory import (
+    has_begun as has_begun,
     RunDirectory as RunDirectory,
     RunDirectoryError as RunDirectoryError,
 )

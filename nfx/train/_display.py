@@ -22,15 +22,23 @@ def timed(message: str, say: Callable[[str], object]) -> Iterator[None]:
 class Display:
     """Shows the progress of training. Use it as a context manager."""
 
-    def __init__(self, steps: int, batch_size: int, console: Console | None = None):
+    def __init__(
+        self,
+        steps: int,
+        batch_size: int,
+        console: Console | None = None,
+        *,
+        quiet: bool = False,
+    ):
         """Prepares a display.
 
         Args:
             steps: Steps in all.
             batch_size: Images a step, to tell images a second.
             console: Where to show, standard output by default.
+            quiet: Show nothing: of several processes one does.
         """
-        self.console = console or Console()
+        self.console = console or Console(quiet=quiet)
         self._batch_size = batch_size
         self._progress = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,21 +22,25 @@ class MetricsLog:
         latest: The latest value of each metric.
     """
 
-    def __init__(self, directory: str | Path, *, step: int):
+    def __init__(self, directory: str | Path, *, step: int, writes: bool = True):
         """Opens the log of a run.
 
         Args:
             directory: The run directory.
             step: The step that training goes on from.
+            writes: Whether to write, or only to know the latest: of several processes one writes.
         """
         directory = Path(directory)
         path = directory / "metrics.jsonl"
         records = _records_up_to(path, step)
         self.latest = {name: value for record in records for name, value in record.items()}
-        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        if writes:
+            write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+        else:
+            path = Path(os.devnull)
         self._file = path.open("a")
         self._board = None
-        if importlib.util.find_spec("tensorboardX"):
+        if writes and importlib.util.find_spec("tensorboardX"):
             from tensorboardX import SummaryWriter  # an extra, and slow to import
 
             self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)

@@ -11,6 +11,11 @@ class RunDirectoryError(Exception):
     """A run directory that is missing, taken, or of another run."""
 
 
+def has_begun(path: str | Path) -> bool:
+    """Whether a directory holds a run."""
+    return (Path(path) / "config.json").exists()
+
+
 class RunDirectory:
     """The files of one run.
 
@@ -32,7 +37,7 @@ class RunDirectory:
             RunDirectoryError: If the directory holds a run already.
         """
         path = Path(path).absolute()
-        if (path / "config.json").exists():
+        if has_begun(path):
             raise RunDirectoryError(
                 f"{str(path)!r} holds a run already. Continue it with --resume, or choose another "
                 "--run-dir."

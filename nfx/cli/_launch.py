@@ -1,0 +1,127 @@
+"""`nfx launch`. Without JAX, so that what watches over a run takes no time and no devices."""
+
+import argparse
+import dataclasses
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tyro
+
+from nfx.cli._supervisor import Command, run_together
+
+
+_NFX = (sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())")
+
+# Seconds from asking a process to end until it is killed.
+_GRACE = 10
+
+# What a command ends with whose options cannot be read: no restart mends that.
+_USAGE_ERROR = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchCommand:
+    """Train by several processes on this machine: nfx launch --hosts N -- train --run-dir DIR ...
+
+    They find each other over the loopback interface, as hosts of a cluster do over its network.
+    If one ends with an error or is killed, all are stopped and started again, and the run goes on
+    from its last checkpoint.
+
+    Attributes:
+        hosts: Processes to start.
+        devices_per_host: Virtual CPU devices of each; without it, each has the devices that JAX
+            finds.
+        max_restarts: How many times to start again.
+    """
+
+    hosts: int
+    devices_per_host: int | None = None
+    max_restarts: int = 3
+
+    def __post_init__(self) -> None:
+        """Checks that every number is in its range.
+
+        Raises:
+            ValueError: If one is not.
+        """
+        for name, least in (("hosts", 1), ("devices_per_host", 1), ("max_restarts", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the arguments, starts the processes and restarts them.
+
+    Raises:
+        ValueError: If what follows `--` is not a `train` with a run directory, or that is taken.
+    """
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    options = tyro.cli(LaunchCommand, prog="nfx launch", args=arguments[:split])
+    training = arguments[split + 1 :]
+    run_dir = _run_directory(training)
+    continues = {"--resume", "--resume-if-begun"} & {word.replace("_", "-") for word in training}
+    if (run_dir / "config.json").exists() and not continues:
+        raise ValueError(
+            f"{str(run_dir)!r} holds a run already. Continue it with --resume, or choose another "
+            "--run-dir."
+        )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # all that ends us ends the processes
+    for attempt in range(options.max_restarts + 1):
+        if attempt:
+            print(f"nfx launch: restart {attempt} of {options.max_restarts}", flush=True)
+        arguments = [*training, "--resume-if-begun"] if attempt else training
+        commands = process_commands(options, arguments, free_port(), os.environ)
+        code = run_together(commands, grace=_GRACE)
+        if code in (0, _USAGE_ERROR):
+            return code
+    print(f"nfx launch: giving up after {options.max_restarts} restarts", file=sys.stderr)
+    return 1
+
+
+def process_commands(
+    options: LaunchCommand, training: Sequence[str], port: int, environment: Mapping[str, str]
+) -> list[Command]:
+    """Returns the command of each process.
+
+    Args:
+        options: How many processes, with what.
+        training: `train` and its arguments.
+        port: Where process 0 is to coordinate them.
+        environment: The environment to start from.
+    """
+    coordinator = f"127.0.0.1:{port}"
+    environment = {**environment, "JAX_COORDINATOR_BIND_ADDRESS": coordinator}
+    if options.devices_per_host is not None:
+        flag = f"--xla_force_host_platform_device_count={options.devices_per_host}"
+        environment["JAX_PLATFORMS"] = "cpu"
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}"  # the last counts
+    together = ["--coordinator", coordinator, "--processes", str(options.hosts)]
+    return [
+        Command([*_NFX, *training, *together, "--process-id", str(number)], dict(environment))
+        for number in range(options.hosts)
+    ]
+
+
+def free_port() -> int:
+    """Returns a port of the loopback interface that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _run_directory(training: Sequence[str]) -> Path:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run-dir", "--run_dir", default="", nargs="?", const="")
+    known, _ = parser.parse_known_args(training)
+    if list(training[:1]) != ["train"] or not known.run_dir:
+        raise ValueError(
+            f"`nfx launch` got {' '.join(training) or 'nothing'!r} to run, and runs a training "
+            "that it can continue: nfx launch --hosts N -- train --run-dir DIR ..."
+        )
+    return Path(known.run_dir)
