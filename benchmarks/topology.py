@@ -24,8 +24,20 @@ ROWS = {
     "F0 stacked": ("nfnet_f0", {**_F0, "stack": True}),
     "F0 stacked, remat convs": ("nfnet_f0", {**_F0, "stack": True, "remat": "convs"}),
     "F0 stacked, remat full": ("nfnet_f0", {**_F0, "stack": True, "remat": "full"}),
+    "F0 stacked, gradients in bfloat16": (
+        "nfnet_f0",
+        {**_F0, "stack": True, "reduce_dtype": "bfloat16"},
+    ),
+    "F0 stacked, fsdp x model": (
+        "nfnet_f0",
+        {"topology": "v5p:2x2x2", "batch": 512, "stack": True, "mesh": "fsdp=4,model=2"},
+    ),
     "F6 stacked": ("nfnet_f6", {**_F6, "stack": True}),
     "F6 stacked, remat full": ("nfnet_f6", {**_F6, "stack": True, "remat": "full"}),
+    "F6 stacked, remat full, fsdp": (
+        "nfnet_f6",
+        {**_F6, "stack": True, "remat": "full", "mesh": "data=16,fsdp=16"},
+    ),
 }
 
 
