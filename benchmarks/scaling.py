@@ -97,7 +97,7 @@ def plot(rows, path):
         axes.set(title=title, xscale="log", xlabel="devices", ylim=(0, None))
         axes.set_xticks(counts := sorted({row[1] for row in rows}), counts)
         axes.minorticks_off()
-    panels[0].legend(loc="center right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=120)
 
 

@@ -1,9 +1,11 @@
 import os
 
+from tests.flags import QUICK_COMPILES
+
 
 # Before JAX starts: eight virtual devices, for meshes without accelerators; and no time spent on
-# optimising programs that are compiled to run once (convolutions are library calls either way).
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# optimising programs (convolutions are library calls either way).
+_FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILES}"
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["NFX_COMPILATION_CACHE"] = "off"  # nothing is written into the cache of whoever tests
 

@@ -28,6 +28,7 @@ from nfx.serving import (
     save_artefact,
 )
 from nfx.train import RunDirectory
+from tests.flags import QUICK_COMPILES
 
 
 # One worker runs them all: they share artefacts.
@@ -80,7 +81,7 @@ def export(model, statistics=None, name="a model", **options):
 
 
 def subprocess_python(code, *arguments, **options):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILES}
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True, text=True, env=environment, **options,
@@ -313,6 +314,8 @@ def test_a_program_of_another_calling_convention_is_refused(artefact, tmp_path):
 DIES = """
 import os, signal, sys
 from nfx.serving import _files, load_artefact, save_artefact
+from tests.flags import QUICK_COMPILES
+from tests.flags import QUICK_COMPILES
 
 source, destination, when = sys.argv[1:]
 artefact = load_artefact(source)

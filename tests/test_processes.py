@@ -20,6 +20,7 @@ from nfx.cli._launch import free_port, LaunchCommand, process_commands
 from nfx.cli._supervisor import Command, run_together
 from nfx.recipes import _run
 from nfx.train import group_blocks, ProcessOptions
+from tests.flags import QUICK_COMPILES
 
 
 # One worker runs them all: they share a finished run, and two cores.
@@ -54,8 +55,7 @@ def environment(root, devices):
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{QUICK_COMPILES} --xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(root / "compilations"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -319,6 +319,7 @@ assert "jax" not in sys.modules
 def test_where_jax_finds_no_processes_the_options_are_named():
     error = run_python("""
 from nfx.cli import main
+from tests.flags import QUICK_COMPILES
 assert main(["train", "--distributed"]) == 1
 """)
     assert "JAX finds no other processes here" in error

@@ -15,6 +15,7 @@ from PIL import Image
 from nfx.cli import main
 from nfx.optim import clipped_leaves, ema_parameters
 from nfx.recipes import build_parts, evaluate, get_recipe, recipe_from_config
+from tests.flags import QUICK_COMPILES
 
 
 # One worker runs them all: they share a finished run.
@@ -34,7 +35,7 @@ def nfx_train(run_dir, *options):
     command = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())", "train"]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": QUICK_COMPILES,
         "JAX_COMPILATION_CACHE_DIR": str(run_dir.parents[1] / "compilations"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
@@ -75,7 +76,8 @@ def _collect(
     whole = leaf
     if split is not None:
         sent = leaf.astype(communication.gather_dtype or leaf.dtype)
-        whole = jax.lax.all_gather(sent, split.axes, axis=split.dimension, tiled=True)
+        parts = jax.lax.all_gather(sent, split.axes)
+        whole = _joined(parts, split.dimension)
     varying = jax.typeof(whole).manual_axis_type.varying
     missing = tuple(axis for axis in batch_axes if axis not in varying)
     whole = jax.lax.pcast(whole, missing, to="varying") if missing else whole
@@ -102,12 +104,27 @@ def _collect_backward(
     gradient = gradient.astype(communication.reduce_dtype or dtype)
     others = batch_axes
     if split is not None:
-        gradient = jax.lax.psum_scatter(
-            gradient, split.axes, scatter_dimension=split.dimension, tiled=True
-        )
+        parts = _parts(gradient, split.dimension, jax.lax.axis_size(split.axes))
+        gradient = jax.lax.psum_scatter(parts, split.axes)
         others = tuple(axis for axis in batch_axes if axis not in split.axes)
     gradient = jax.lax.psum(gradient, others) if others else gradient
     return (gradient.astype(dtype),)
+
+
+# Collectives are over a first axis: of others, the compiler for TPUs refuses some.
+
+
+def _joined(parts: Float[Array, "parts ..."], dimension: int) -> Float[Array, "..."]:
+    moved = jnp.moveaxis(parts, 0, dimension)
+    shape = list(parts.shape[1:])
+    shape[dimension] *= parts.shape[0]
+    return moved.reshape(shape)
+
+
+def _parts(whole: Float[Array, "..."], dimension: int, count: int) -> Float[Array, "parts ..."]:
+    shape = list(whole.shape)
+    shape[dimension : dimension + 1] = [count, shape[dimension] // count]
+    return jnp.moveaxis(whole.reshape(shape), dimension, 0)
 
 
 _collect.defvjp(_collect_forward, _collect_backward)
