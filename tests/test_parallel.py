@@ -332,6 +332,70 @@ def test_the_comparison_sees_what_the_partitioner_does_to_grouped_convolutions()
     np.testing.assert_allclose(found[wrong], 2 * expected[wrong], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 1, "model": 1}, {"fsdp": 2, "model": 2}])
+def test_a_second_step_is_not_compiled_again(shape):
+    """What a step returns is what it takes, and an axis of one splits nothing."""
+    mesh = mesh_of(shape)
+    state = create_state(lambda: build("NF-ResNet"), OPTIMIZER, mesh)
+    step = make_train_step(OPTIMIZER, PREPROCESSING, mesh)
+    for _ in range(2):
+        state, _ = step(state, place_batch(batch(), mesh), jax.random.key(0))
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", ["nfnet_f0", "nf_regnet_b0", "resnet50"])
+def test_no_leaf_is_weakly_typed(name):
+    model = jax.eval_shape(lambda: nfx.create_model(name, key=jax.random.key(0)))
+    assert not [path for path, leaf in leaves_by_path(model).items() if leaf.weak_type]
+
+
+@pytest.mark.slow  # two models, compiled twice
+@pytest.mark.parametrize("name", ["nfnet_nano", "resnet50"])
+def test_two_gradients_a_step_and_batch_norm_are_as_on_one_device(name):
+    optimizer = nfx.optim.sharpness_aware(nfnet_sgd(0.1, clipping=None), 0.05)
+    depths = {"depths": (1,), "widths": (32,)} if name == "nfnet_nano" else {}
+    build_model = lambda: nfx.create_model(name, num_classes=8, key=jax.random.key(0), **depths)
+    states = []
+    for shape in ({"data": 1}, {"fsdp": 2, "model": 2}):
+        mesh = mesh_of(shape)
+        state = create_state(build_model, optimizer, mesh)
+        step = make_train_step(optimizer, PREPROCESSING, mesh)
+        state, _ = step(state, place_batch(batch(), mesh), jax.random.key(1))
+        states.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.model)]))
+    assert np.linalg.norm(states[1] - states[0]) <= 1e-5 * np.linalg.norm(states[0])
+
+
+def test_axes_that_split_nothing_are_named():
+    state = abstract_state(lambda: build("NF-ResNet"), OPTIMIZER)
+    idle = lambda **shape: plan_step(state, abstract_mesh(shape), IMAGE, 14).idle_axes
+    assert idle(model=2) == ("model",)
+    assert idle(fsdp=7, model=2) == ("fsdp", "model")
+    assert idle(fsdp=2) == idle(data=2) == ()
+
+
+def test_rules_split_one_axis_over_the_batch():
+    state = abstract_state(lambda: build("NF-ResNet"), OPTIMIZER)
+    for spec in (P("fsdpp"), P("model"), P("data", "fsdp")):
+        rules = (Rule("head/weight", (spec,)), *REPLICATED)
+        with pytest.raises(ValueError, match=r"'head/weight' has the spec .* one axis of an array"):
+            state_specs(state.model, abstract_mesh({"fsdp": 2}), rules)
+
+
+def test_numbers_between_devices_are_floating_point():
+    mesh = mesh_of({"data": 2})
+    with pytest.raises(ValueError, match="gather_dtype='int8' must be 'float32', 'bfloat16'"):
+        gradient_program(
+            jax.eval_shape(lambda: build("NF-ResNet")), mesh,
+            Communication()._replace(gather_dtype="int8"),
+        )  # fmt: skip
+
+
+def test_a_batch_that_does_not_divide_is_not_planned():
+    state = abstract_state(lambda: build("NF-ResNet"), OPTIMIZER)
+    with pytest.raises(ValueError, match="batch of 12 examples does not divide over 8"):
+        plan_step(state, abstract_mesh({"data": 8}), IMAGE, 12)
+
+
 def test_rules_are_strict():
     model = jax.eval_shape(lambda: build("NF-ResNet"))
     with pytest.raises(ValueError, match=r"No rule says how 'stem/0/weight' is split"):

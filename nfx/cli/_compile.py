@@ -61,9 +61,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print_plan(command: CompileCommand) -> int:
+    if command.options.program != "train" or command.compare:
+        raise ValueError(
+            "--plan is of the training step, and compares nothing: leave out --program and "
+            "--compare."
+        )
     plan = plan_model(command.model, command.options)
     if command.json:
         print(plan.to_json())
     else:
-        Console().print(*plan_tables(plan), sep="\n")
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        console.print(*plan_tables(plan), sep="\n")
     return 0

@@ -18,19 +18,21 @@ class EvaluateCommand:
         run: The run directory.
         data: Another folder, of the same classes, whose test images to take.
         step: Step of the checkpoint; the latest by default.
+        mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
         json: Print JSON.
     """
 
     run: Annotated[str, tyro.conf.Positional]
     data: str = ""
     step: int | None = None
+    mesh: str = "data=all"
     json: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and evaluates."""
     command = tyro.cli(EvaluateCommand, prog="nfx evaluate", args=arguments)
-    evaluation = evaluate(command.run, data=command.data, step=command.step)
+    evaluation = evaluate(command.run, data=command.data, step=command.step, mesh=command.mesh)
     if command.json:
         print(json.dumps({name: part._asdict() for name, part in evaluation._asdict().items()}))
         return 0

@@ -79,7 +79,7 @@ def whole_blocks(model: PyTree, size: int) -> dict[str, str]:
         if block.conv1.groups % size
         else "its convolutions or its attention cannot be split"
         for path, block in _blocks(model)
-        if not _divides(block, size)
+        if size > 1 and not _divides(block, size)
     }
 
 

@@ -105,7 +105,9 @@ class NFBlock(eqx.Module):
         self.inner_attention, self.attention = (attention, None) if inner else (None, attention)
         scales = variant.stochastic_depth == "timm"
         self.stochastic_depth = StochasticDepth(drop_rate, scale_by_keep=scales)
-        self.skip_gain = None if variant.skip_gain is None else jnp.full((), variant.skip_gain)
+        self.skip_gain = (
+            None if variant.skip_gain is None else jnp.asarray(variant.skip_gain, jnp.float32)
+        )
         self.stride = stride
         self.activation = variant.activation_function
         self.gamma = gamma

@@ -49,7 +49,7 @@ class BatchNorm(eqx.Module):
             decay: Of the running averages.
             eps: Added to the variance.
         """
-        self.gain = jnp.full(channels, gain)
+        self.gain = jnp.full(channels, gain, jnp.float32)
         self.bias = jnp.zeros(channels)
         self.decay = decay
         self.eps = eps

@@ -43,7 +43,9 @@ class RunEvaluation(NamedTuple):
     ema: Evaluation
 
 
-def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) -> RunEvaluation:
+def evaluate(
+    run_dir: str | Path, *, data: str = "", step: int | None = None, mesh: str = "data=all"
+) -> RunEvaluation:
     """Evaluates a checkpoint of a run on every test image once.
 
     Args:
@@ -51,6 +53,7 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
         data: Another folder, of the same classes, whose test images to take (its test/ or val/,
             or every tenth image: see `nfx.data.load_folder`).
         step: The step of the checkpoint, the latest by default.
+        mesh: Devices to use, as in training; any, whatever the run was trained on.
 
     Raises:
         RunDirectoryError: If there is no such run.
@@ -66,9 +69,9 @@ def evaluate(run_dir: str | Path, *, data: str = "", step: int | None = None) ->
             f"The model knows the classes {', '.join(known)}, and the images are of "
             f"{', '.join(found)}: name the folders as in training."
         )
-    mesh = make_mesh(parse_mesh_shape("data=all", jax.device_count()))
-    state = restore_run(directory, parts, mesh, step=step)
-    return evaluate_state(compile_evaluation(state, parts, mesh), state, parts, mesh)
+    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
+    state = restore_run(directory, parts, devices, step=step)
+    return evaluate_state(compile_evaluation(state, parts, devices), state, parts, devices)
 
 
 def restore_run(

@@ -25,6 +25,7 @@ from nfx.train import (
     create_state,
     Display,
     has_begun,
+    idle_axes,
     is_first_process,
     load_parts,
     make_train_step,
@@ -33,6 +34,7 @@ from nfx.train import (
     run_training,
     RunDirectory,
     RunDirectoryError,
+    state_specs,
     TrainState,
     wait_for_all,
 )
@@ -48,7 +50,9 @@ class RunOptions:
             had never stopped.
         resume_if_begun: Continue the run in run_dir if it has begun, else begin it: one command
             line for every attempt, for whoever starts it again.
-        mesh: Devices to use, as "data=4"; "data=all" splits the batch over all there are.
+        mesh: Devices to use, as "data=4,fsdp=2"; "data=all" splits the batch over all there are.
+            The batch is split over data and fsdp, the state over fsdp, and the channels of blocks
+            over model.
         log_every: Steps between records in metrics.jsonl.
         evaluate_every: Steps between evaluations on the test images.
         checkpoint_every: Steps between checkpoints.
@@ -290,11 +294,17 @@ def _check_same_images(directory: RunDirectory, parts: Parts) -> None:
 def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:
     train, test = parts.splits
     platform = mesh.devices.flat[0].platform
+    model = jax.eval_shape(parts.build_model)
+    idle = "".join(
+        f"The axis {axis!r} of the mesh splits nothing of {recipe.model}: its devices all do the "
+        "same.\n"
+        for axis in idle_axes(state_specs(model, mesh), mesh)
+    )
     return (
         f"Training {recipe.model} on {len(train):,} images of {len(train.class_names)} classes "
         f"({len(test):,} to test with): {recipe.steps:,} steps of {recipe.batch_size}, on "
         f"{mesh.size} {platform} device{'s' if mesh.size > 1 else ''}.\n"
-        f"Run directory: {_shown(directory.path)}"
+        f"{idle}Run directory: {_shown(directory.path)}"
     )
 
 

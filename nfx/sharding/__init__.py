@@ -4,6 +4,7 @@ from nfx.sharding._collect import collect as collect, Communication as Communica
 from nfx.sharding._mesh import (
     abstract_mesh as abstract_mesh,
     AnyMesh as AnyMesh,
+    BATCH_AXES as BATCH_AXES,
     batch_axes as batch_axes,
     batch_shards as batch_shards,
     batch_spec as batch_spec,
@@ -11,7 +12,6 @@ from nfx.sharding._mesh import (
     constrain as constrain,
     local_example_indices as local_example_indices,
     make_mesh as make_mesh,
-    MESH_AXES as MESH_AXES,
     parse_mesh_shape as parse_mesh_shape,
     place_batch as place_batch,
     replicated as replicated,

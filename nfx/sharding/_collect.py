@@ -2,7 +2,7 @@
 
 import functools as ft
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ class Communication(NamedTuple):
         reduce_dtype: Of gradients while they are added up over the batch.
     """
 
-    gather_dtype: str | None = None
-    reduce_dtype: str | None = None
+    gather_dtype: Literal["float32", "bfloat16"] | None = None
+    reduce_dtype: Literal["float32", "bfloat16"] | None = None
 
 
 def collect(
@@ -41,11 +41,17 @@ def collect(
             "model", stay split.
         batch_axes: The axes of the mesh that the batch is split over.
         communication: In which dtypes.
+
+    Raises:
+        ValueError: If a dtype is none of those.
     """
+    for name, dtype in communication._asdict().items():
+        if dtype not in ("float32", "bfloat16", None):
+            raise ValueError(f"{name}={dtype!r} must be 'float32', 'bfloat16' or None.")
     if not batch_axes:
         return params
     return jax.tree.map(
-        lambda leaf, spec: _collect(_split_of(spec), tuple(batch_axes), communication, leaf),
+        lambda leaf, spec: _collect_leaf(_split_of(spec), tuple(batch_axes), communication, leaf),
         params,
         specs,
     )
@@ -67,7 +73,7 @@ def _split_of(spec: P) -> _Split | None:
 
 
 @ft.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _collect(
+def _collect_leaf(
     split: _Split | None,
     batch_axes: tuple[str, ...],
     communication: Communication,
@@ -90,7 +96,7 @@ def _collect_forward(
     communication: Communication,
     leaf: Float[Array, "..."],
 ) -> tuple[Array, None]:
-    return _collect(split, batch_axes, communication, leaf), None
+    return _collect_leaf(split, batch_axes, communication, leaf), None
 
 
 def _collect_backward(
@@ -127,4 +133,4 @@ def _parts(whole: Float[Array, "..."], dimension: int, count: int) -> Float[Arra
     return jnp.moveaxis(whole.reshape(shape), dimension, 0)
 
 
-_collect.defvjp(_collect_forward, _collect_backward)
+_collect_leaf.defvjp(_collect_forward, _collect_backward)

@@ -42,7 +42,8 @@ def partition_specs(tree: PyTree, axis_sizes: Mapping[str, int], *tables: Rules)
 
     Args:
         tree: A pytree of arrays, which may be abstract.
-        axis_sizes: Those of the mesh, `mesh.shape`. Axes that it does not have split nothing.
+        axis_sizes: Those of the mesh, `mesh.shape`. Axes that it does not have, or of size one,
+            split nothing.
         *tables: The first rule of a table that matches a leaf is taken. What several tables say
             adds up, an axis of an array going over the axes of the mesh in that order.
 
@@ -90,11 +91,14 @@ def _add(
 
 
 def _merged(present: P, more: P, ndim: int, axis_sizes: Mapping[str, int]) -> P:
-    """Both specs in one, without the axes that the mesh does not have."""
+    """Both specs in one, without the axes that split nothing: of size one, or not the mesh's."""
     aligned = [None] * (ndim - len(more)) + list(more)
     entries = []
     for first, second in zip(list(present) + [None] * (ndim - len(present)), aligned, strict=True):
-        axes = (*spec_axes(first), *(axis for axis in spec_axes(second) if axis in axis_sizes))
+        axes = (
+            *spec_axes(first),
+            *(axis for axis in spec_axes(second) if axis_sizes.get(axis, 1) > 1),
+        )
         entries.append(axes if len(axes) > 1 else (axes[0] if axes else None))
     while entries and entries[-1] is None:
         entries.pop()

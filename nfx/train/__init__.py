@@ -15,6 +15,7 @@ from nfx.train._losses import (
 )
 from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
 from nfx.train._placement import (
+    idle_axes as idle_axes,
     shard_model as shard_model,
     state_shardings as state_shardings,
     state_specs as state_specs,

@@ -11,16 +11,20 @@ from jaxtyping import PyTree
 from nfx.graph import channel_rules, split_channels
 from nfx.sharding import (
     AnyMesh,
+    BATCH_AXES,
     batch_axes,
     collect,
     Communication,
     FULLY_SHARDED,
     partition_specs,
     Rules,
+    spec_axes,
 )
 
 
-def state_specs(state: PyTree, mesh: AnyMesh, rules: Rules = FULLY_SHARDED) -> PyTree[P]:
+def state_specs(
+    state: PyTree, mesh: AnyMesh, rules: Rules = FULLY_SHARDED, *, model: PyTree | None = None
+) -> PyTree[P]:
     """Returns the spec of each leaf of a state.
 
     Blocks are split over the axis "model" where their groups divide: see
@@ -28,23 +32,54 @@ def state_specs(state: PyTree, mesh: AnyMesh, rules: Rules = FULLY_SHARDED) -> P
     neither, everything is whole on every device.
 
     Args:
-        state: A state, a model, or anything with leaves of the same paths; may be abstract.
+        state: A model, or a state with its leaves, and leaves of the same paths, in it; may be
+            abstract.
         mesh: The mesh, which may be abstract.
-        rules: A table: see `nfx.sharding.partition_specs`.
+        rules: A table: see `nfx.sharding.partition_specs`. It splits one axis of an array, over
+            axes of the batch.
+        model: The model in a state that is not itself one.
 
     Raises:
-        ValueError: If the rules leave a leaf out, or the mesh does not divide it.
+        ValueError: If the rules leave a leaf out, split what they may not, or the mesh does not
+            divide a leaf.
     """
-    model = getattr(state, "model", state)
-    channels = channel_rules(model, "model", mesh.shape.get("model", 1))
+    _check_rules(rules)
+    network = state if model is None else model
+    channels = channel_rules(network, "model", mesh.shape.get("model", 1))
     return partition_specs(state, mesh.shape, channels, rules)
 
 
+def idle_axes(specs: PyTree[P], mesh: AnyMesh) -> tuple[str, ...]:
+    """Returns the axes that are to split a state and split nothing of it.
+
+    Args:
+        specs: See `state_specs`.
+        mesh: The mesh.
+    """
+    leaves = jax.tree.leaves(specs, is_leaf=lambda node: isinstance(node, P))
+    used = {axis for spec in leaves for entry in spec for axis in spec_axes(entry)}
+    wanted = ("fsdp", "model")
+    return tuple(axis for axis in wanted if mesh.shape.get(axis, 1) > 1 and axis not in used)
+
+
 def state_shardings(
-    state: PyTree, mesh: Mesh, rules: Rules = FULLY_SHARDED
+    state: PyTree, mesh: Mesh, rules: Rules = FULLY_SHARDED, *, model: PyTree | None = None
 ) -> PyTree[NamedSharding]:
     """Returns `state_specs` as shardings over the mesh."""
-    return jax.tree.map(ft.partial(NamedSharding, mesh), state_specs(state, mesh, rules))
+    specs = state_specs(state, mesh, rules, model=model)
+    return jax.tree.map(ft.partial(NamedSharding, mesh), specs)
+
+
+def _check_rules(rules: Rules) -> None:
+    for pattern, specs in rules:
+        for spec in specs:
+            split = [spec_axes(entry) for entry in spec if entry is not None]
+            unknown = {axis for axes in split for axis in axes} - set(BATCH_AXES)
+            if unknown or len(split) > 1:
+                raise ValueError(
+                    f"The rule {pattern!r} has the spec {spec}: rules split one axis of an array, "
+                    f"over {' and '.join(BATCH_AXES)}. Channels are split over 'model' without any."
+                )
 
 
 def shard_model(
@@ -77,6 +112,7 @@ def shard_model(
     def sharded(model: PyTree, *others: PyTree) -> Any:
         specs = state_specs(model, mesh, rules)
         model = split_channels(model, "model", mesh.shape.get("model", 1))
+        # The same leaves in the same order: the trees differ in static fields.
         specs = jax.tree.unflatten(jax.tree.structure(model), jax.tree.leaves(specs))
         mapped = jax.shard_map(
             ft.partial(local, specs), mesh=mesh, in_specs=(specs, *in_specs), out_specs=out_specs

@@ -19,13 +19,14 @@ from nfx.sharding import (
     AnyMesh,
     batch_axes,
     batch_shards,
+    check_batch_divides,
     Communication,
     FULLY_SHARDED,
     Rules,
     shards,
     spec_axes,
 )
-from nfx.train._placement import state_specs
+from nfx.train._placement import idle_axes, state_specs
 from nfx.train._step import TrainState
 
 
@@ -72,15 +73,18 @@ class Plan:
     Attributes:
         mesh: Size of each axis.
         leaves: Where each leaf of the state lives.
-        collectives: What the forward and backward pass sends, without recomputation. The update
-            adds sums of a few numbers for each output unit, where a leaf is split along them.
+        collectives: What a forward and backward pass sends, without recomputation; sharpness-aware
+            minimisation takes two. The update adds sums of a few numbers for each output unit,
+            where a leaf is split along them.
         whole_blocks: Blocks that the axis "model" does not split, and why.
+        idle_axes: Axes that are to split the state and split nothing of it.
     """
 
     mesh: Mapping[str, int]
     leaves: tuple[LeafPlan, ...]
     collectives: tuple[ExpectedCollectives, ...]
     whole_blocks: Mapping[str, str]
+    idle_axes: tuple[str, ...]
 
     @property
     def bytes(self) -> int:
@@ -96,7 +100,7 @@ class Plan:
     def large_whole_leaves(self) -> tuple[LeafPlan, ...]:
         """Leaves that are whole on every device though they are over 1 % of what it keeps.
 
-        On a mesh that is to split nothing there are none.
+        On a mesh of "data" alone there are none.
         """
         if all(size == 1 for axis, size in self.mesh.items() if axis != "data"):
             return ()
@@ -115,6 +119,7 @@ class Plan:
                 "leaves": [{**leaf._asdict(), "spec": list(leaf.spec)} for leaf in self.leaves],
                 "collectives": [expected._asdict() for expected in self.collectives],
                 "whole_blocks": dict(self.whole_blocks),
+                "idle_axes": self.idle_axes,
                 "large_whole_leaves": [leaf.path for leaf in self.large_whole_leaves],
             },
             indent=2,
@@ -143,9 +148,11 @@ def plan_step(
         communication: In which dtypes parameters and gradients go between devices.
 
     Raises:
-        ValueError: If the rules leave a leaf out, or the mesh does not divide it.
+        ValueError: If the rules leave a leaf out, or the mesh does not divide it or the batch.
     """
-    specs = leaves_by_path(state_specs(state, mesh, rules))
+    check_batch_divides(mesh, batch_size)
+    tree = state_specs(state, mesh, rules, model=state.model)
+    specs = leaves_by_path(tree)
     leaves = tuple(
         _plan_leaf(path, leaf, specs[path], mesh) for path, leaf in leaves_by_path(state).items()
     )
@@ -160,6 +167,7 @@ def plan_step(
         leaves=leaves,
         collectives=tuple(expected for expected in found if expected.number),
         whole_blocks=whole_blocks(state.model, mesh.shape.get("model", 1)),
+        idle_axes=idle_axes(tree, mesh),
     )
 
 

@@ -25,7 +25,7 @@ def _leaves(plan: Plan) -> "Table":
     table = plain_table(f"Parameters over {mesh}", "* Large, and whole on every device.")
     table.add_column("parameter", no_wrap=True)
     for column in ("shape", "spec", "per device"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", overflow="fold")
     for leaf in plan.leaves:
         if leaf.path.startswith("model/"):
             mark = " *" if leaf.path in large else ""
@@ -41,7 +41,10 @@ def _leaves(plan: Plan) -> "Table":
 
 def _state(plan: Plan) -> "Table":
     splits = plan.mesh.get("model", 1) > 1
-    notes = [f"{path} is whole: {why}." for path, why in plan.whole_blocks.items() if splits]
+    notes = [
+        f"The axis {axis!r} splits nothing: its devices do the same." for axis in plan.idle_axes
+    ]
+    notes += [f"{path} is whole: {why}." for path, why in plan.whole_blocks.items() if splits]
     table = plain_table("State", "\n".join(notes))
     table.add_column("", no_wrap=True)
     for column in ("whole", "per device", "share"):

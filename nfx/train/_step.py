@@ -128,7 +128,7 @@ def abstract_state(
     if mesh is None:
         return shapes
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return jax.tree.map(place, shapes, state_shardings(shapes, mesh, rules))
+    return jax.tree.map(place, shapes, state_shardings(shapes, mesh, rules, model=shapes.model))
 
 
 def _build_state(
@@ -182,7 +182,7 @@ def make_train_step(
         )
         model = optax.apply_updates(state.model, updates)
         state = TrainState(state.step + 1, model, opt_state, statistics)
-        state = constrain(state, state_shardings(state, mesh, rules))
+        state = constrain(state, state_shardings(state, mesh, rules, model=model))
         return state, constrain(metrics, replicated(mesh))
 
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
