@@ -1,6 +1,7 @@
 """What a mesh must not change."""
 
 import functools as ft
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from nfx.sharding import (
     parse_mesh_shape,
     place_batch,
 )
+from nfx.sharding._mesh import _arranged
 from nfx.train import create_state, make_train_step, Preprocessing
 
 
@@ -129,3 +131,15 @@ def test_a_batch_must_divide_over_the_devices():
     check_batch_divides(mesh_of(4), 8)
     with pytest.raises(ValueError, match="batch of 6 examples does not divide over 4 devices"):
         check_batch_divides(mesh_of(4), 6)
+
+
+def test_the_axis_data_goes_over_slices():
+    """Of two slices of four devices; what is next to each other on other axes is in one of them."""
+    kind = {"platform": "cpu", "device_kind": "cpu", "process_index": 0}
+    devices = [SimpleNamespace(slice_index=number // 4, **kind) for number in range(8)]
+    arranged = _arranged({"fsdp": 2, "data": 4}, devices)
+    slices = np.vectorize(lambda device: device.slice_index)(arranged)
+    assert arranged.shape == (2, 4)
+    np.testing.assert_array_equal(slices, [[0, 0, 1, 1]] * 2)
+    with pytest.raises(ValueError, match="'data' goes over them: its size must be a multiple of 2"):
+        _arranged({"fsdp": 8}, devices)

@@ -51,25 +51,27 @@ def channel_rules(model: PyTree, axis_name: str, size: int) -> Rules:
     all others, are whole.
     """
     rows = [
-        Rule(f"{path}/{leaf}", (P(*(axis_name if entry else None for entry in entries)),))
+        Rule(f"{path}/{leaf}", (spec,))
         for path, block in _blocks(split_channels(model, axis_name, size))
         if is_split(block)
-        for leaf, entries in _SPLIT_LEAVES
+        for leaf, spec in _split_leaves(axis_name)
         if attention_is_split(block) or not leaf.startswith("attention")
     ]
     return (*rows, Rule(".*", (P(),)))
 
 
-# Leaves of a block, and which of their last axes are split.
-_SPLIT_LEAVES = (
-    ("conv0/(?:weight|gain|bias)", (True,)),
-    ("conv1b?/(?:weight|gain|bias)", (True,)),
-    ("conv2/weight", (True, False)),
-    ("inner_attention/fc0/weight", (True, False)),
-    ("inner_attention/fc1/(?:weight|bias)", (True,)),
-    ("attention/fc0/(?:weight|bias)", (True,)),
-    ("attention/fc1/weight", (True, False)),
-)
+def _split_leaves(axis_name: str) -> tuple[tuple[str, P], ...]:
+    """The leaves of a block that are split, by pattern, with their specs' last entries."""
+    by_output, by_input = P(axis_name), P(axis_name, None)
+    return (
+        ("conv0/(?:weight|gain|bias)", by_output),
+        ("conv1b?/(?:weight|gain|bias)", by_output),
+        ("conv2/weight", by_input),
+        ("inner_attention/fc0/weight", by_input),
+        ("inner_attention/fc1/(?:weight|bias)", by_output),
+        ("attention/fc0/(?:weight|bias)", by_output),
+        ("attention/fc1/weight", by_input),
+    )
 
 
 def whole_blocks(model: PyTree, size: int) -> dict[str, str]:

@@ -141,28 +141,30 @@ def _lowered(platform: str, which: str) -> Callable[..., Array]:
     def compute(a: Array, b: Array, *, geometry: Geometry) -> Array:
         row = next(row for row in LOWERINGS[platform] if row.holds(geometry))
         formulation = lambda a, b: getattr(row, which)(a, b, geometry)
-        return _each_shard(formulation, which == "kernel_gradient", a, b)
+        return _each_shard(formulation, a, b, sums_over_batch=which == "kernel_gradient")
 
     return compute
 
 
-def _each_shard(formulation: Callable[..., Array], sums: bool, a: Array, b: Array) -> Array:
+def _each_shard(
+    formulation: Callable[[Array, Array], Array], a: Array, b: Array, *, sums_over_batch: bool
+) -> Array:
     """Runs a formulation on each device's part of the batch, if its type says that it is split.
 
     That is so in JAX's Explicit mode. `b` is a batch too where the result is a sum over it, and
     otherwise a kernel.
     """
-    axes = jax.typeof(a).sharding.spec[:1]
-    if not any(axes):
+    entry = next(iter(jax.typeof(a).sharding.spec), None)
+    if entry is None:
         return formulation(a, b)
-    (axes,) = axes
-    if sums:
+    axes = (entry,) if isinstance(entry, str) else entry
+    split, whole = P(axes), P()
+    if sums_over_batch:
         local = lambda a, b: jax.lax.psum(formulation(a, b), axes)
-        in_specs, out_specs = (P(axes), P(axes)), P()
+        in_specs, out_specs = (split, split), whole
     else:
-        local, in_specs, out_specs = formulation, (P(axes), P()), P(axes)
-    names = {axes} if isinstance(axes, str) else set(axes)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs, axis_names=names)(a, b)
+        local, in_specs, out_specs = formulation, (split, whole), split
+    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs, axis_names=set(axes))(a, b)
 
 
 def _primitive(which: str, fallback: Formulation) -> jex.Primitive:

@@ -186,19 +186,21 @@ def _of_parameters(
     for leaf in leaves:
         split = [axis for entry in leaf.spec for axis in spec_axes(entry) if axis in axes]
         parts = math.prod(mesh.shape[axis] for axis in split)
-        size = lambda dtype, leaf=leaf: (
-            (leaf.bytes_per_device * jnp.dtype(dtype or leaf.dtype).itemsize)
-            // jnp.dtype(leaf.dtype).itemsize
-        )
         if parts > 1:
-            gathered.append(parts * size(communication.gather_dtype))
-            reduced.append(parts * size(communication.reduce_dtype))
+            gathered.append(parts * _bytes_sent(leaf, communication.gather_dtype))
+            reduced.append(parts * _bytes_sent(leaf, communication.reduce_dtype))
         if parts < batch_shards(mesh):
-            kept.append(size(communication.reduce_dtype))
+            kept.append(_bytes_sent(leaf, communication.reduce_dtype))
     yield _expect("parameters", "all-gather", gathered)
     yield _expect("gradients, of what is gathered", "reduce-scatter", reduced)
     yield _expect("gradients, the rest of the batch's axes", "all-reduce", kept)
     yield _expect("loss", "all-reduce", [4] if batch_shards(mesh) > 1 else [])
+
+
+def _bytes_sent(leaf: LeafPlan, dtype: str | None) -> int:
+    """Bytes of a device's part of a leaf in a dtype, None for its own."""
+    itemsize = lambda name: jnp.dtype(name).itemsize
+    return leaf.bytes_per_device * itemsize(dtype or leaf.dtype) // itemsize(leaf.dtype)
 
 
 def _of_blocks(
