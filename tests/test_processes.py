@@ -18,7 +18,7 @@ from PIL import Image
 from nfx.cli import main
 from nfx.cli._launch import free_port, LaunchCommand, process_commands
 from nfx.cli._supervisor import Command, run_together
-from nfx.recipes import _run
+from nfx.recipes import _opening
 from nfx.train import group_blocks, ProcessOptions
 from tests.flags import QUICK_COMPILES
 
@@ -392,7 +392,7 @@ def test_several_processes_have_to_share_a_run_directory(monkeypatch, capsys):
 def test_a_run_directory_that_is_not_shared_is_refused(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(_run, "wait_for_all", lambda name: None)  # process 0 has come and gone
+    monkeypatch.setattr(_opening, "wait_for_all", lambda name: None)  # process 0 has come and gone
     assert main(["train", "--run-dir", str(tmp_path / "here")]) == 1
     assert "Process 1 does not see the run in" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from nfx.recipes._compile import (
 )
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
 from nfx.recipes._export import export as export
+from nfx.recipes._options import RunOptions as RunOptions
 from nfx.recipes._predict import predict as predict
 from nfx.recipes._recipe import (
     get_recipe as get_recipe,
@@ -20,4 +21,4 @@ from nfx.recipes._recipe import (
     recipe_from_config as recipe_from_config,
     RECIPES as RECIPES,
 )
-from nfx.recipes._run import RunOptions as RunOptions, train as train
+from nfx.recipes._run import train as train

@@ -1,10 +1,8 @@
 """A run from its first line to its result."""
 
 import dataclasses
-import importlib.metadata
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ from nfx.data import training_batches
 from nfx.optim import clipped_leaves
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvaluation
-from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
+from nfx.recipes._opening import open_directory
+from nfx.recipes._options import RunOptions
+from nfx.recipes._recipe import Recipe
 from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
     abstract_state,
@@ -24,49 +24,19 @@ from nfx.train import (
     compile_for_all,
     create_state,
     Display,
-    has_begun,
     idle_axes,
     is_first_process,
     load_parts,
     make_train_step,
     MetricsLog,
+    number_of_first,
     plot_clipping,
     run_training,
     RunDirectory,
-    RunDirectoryError,
     state_specs,
     TrainState,
     wait_for_all,
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How to run a recipe. None of this changes the result, beyond the rounding of a mesh.
-
-    Attributes:
-        run_dir: Where to write; by default a new folder in runs/, named by recipe and time.
-        resume: Continue the run in run_dir from its last checkpoint, to the same bits as if it
-            had never stopped.
-        resume_if_begun: Continue the run in run_dir if it has begun, else begin it: one command
-            line for every attempt, for whoever starts it again.
-        mesh: Devices to use, as "data=4,fsdp=2"; "data=all" splits the batch over all there are.
-            The batch is split over data and fsdp, the state over fsdp, and the channels of blocks
-            over model.
-        log_every: Steps between records in metrics.jsonl.
-        evaluate_every: Steps between evaluations on the test images.
-        checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: How many checkpoints to keep, the latest.
-    """
-
-    run_dir: str = ""
-    resume: bool = False
-    resume_if_begun: bool = False
-    mesh: str = "data=all"
-    log_every: int = 10
-    evaluate_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3
 
 
 def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDirectory:
@@ -103,7 +73,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
     )
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
-    directory = _open_directory(recipe, options, parts, name)
+    directory = open_directory(recipe, options, parts, name)
     writes = is_first_process()
     display = Display(recipe.steps, recipe.batch_size, quiet=not writes)
     display.say(_opening_words(recipe, parts, mesh, directory))
@@ -226,69 +196,14 @@ def _fit(
 
 def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Display) -> TrainState:
     """The last checkpoint, or where there is none yet the state of step 0."""
-    if store.steps():
-        state = store.restore(abstract_state(parts.build_model, parts.optimizer, mesh))
-        display.say(f"Resumed from the checkpoint of step {int(state.step):,}.")
+    last = number_of_first(max(store.steps(), default=-1))
+    if last >= 0:
+        like = abstract_state(parts.build_model, parts.optimizer, mesh)
+        state = store.restore(like, step=last)
+        display.say(f"Resumed from the checkpoint of step {last:,}.")
         return state
     with display.timed("Initialising the parameters"):
         return jax.block_until_ready(create_state(parts.build_model, parts.optimizer, mesh))
-
-
-def _open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
-    if (options.resume or options.resume_if_begun) and not options.run_dir:
-        raise ValueError("--resume needs to know what: give --run-dir DIR too.")
-    if not is_first_process():
-        return _open_after_first(recipe, options, parts)
-    if options.resume or (options.resume_if_begun and has_begun(options.run_dir)):
-        directory = _open_begun(recipe, options, parts)
-    else:
-        path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-        directory = RunDirectory.create(path, _config(recipe, parts))
-    wait_for_all("opened the run directory")
-    return directory
-
-
-def _open_after_first(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:
-    """Opens the directory once the first process has, which alone decides whether to resume."""
-    wait_for_all("opened the run directory")
-    if not has_begun(options.run_dir):
-        raise RunDirectoryError(
-            f"Process {jax.process_index()} does not see the run in {options.run_dir!r} that "
-            "process 0 sees: put the run directory on storage that all hosts share."
-        )
-    return _open_begun(recipe, options, parts)
-
-
-def _open_begun(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:
-    """Opens a directory that has to be of the same run."""
-    directory = RunDirectory.open(options.run_dir)
-    check_same_recipe(options.run_dir, recipe_from_config(directory.config), recipe)
-    _check_same_images(directory, parts)
-    return directory
-
-
-def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
-    packages = ("nfx", "jax", "equinox", "optax", "orbax-checkpoint", "grain")
-    return {
-        "recipe": dataclasses.asdict(recipe),
-        **_describe_images(parts),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
-    }
-
-
-def _describe_images(parts: Parts) -> dict[str, Any]:
-    train, test = parts.splits
-    return {"class_names": list(train.class_names), "images": [len(train), len(test)]}
-
-
-def _check_same_images(directory: RunDirectory, parts: Parts) -> None:
-    found = _describe_images(parts)
-    saved = {name: directory.config.get(name) for name in found}
-    if found != saved:
-        raise ValueError(
-            f"The run in {str(directory.path)!r} began with {saved}, and there are {found} "
-            "now. Put the images back as they were, or start another run."
-        )
 
 
 def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:

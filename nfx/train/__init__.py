@@ -34,6 +34,7 @@ from nfx.train._processes import (
     initialize_processes as initialize_processes,
     is_first_process as is_first_process,
     load_parts as load_parts,
+    number_of_first as number_of_first,
     ProcessOptions as ProcessOptions,
     wait_for_all as wait_for_all,
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from nfx.data import Batch
@@ -129,6 +130,14 @@ def wait_for_all(name: str) -> None:
 
     wait = ocp.multihost.get_barrier_sync_fn()
     wait(key=f"nfx {next(_places)}: {name}", timeout_ms=1000 * _PATIENCE_SECONDS)
+
+
+def number_of_first(number: int) -> int:
+    """Returns the number that process 0 has, in every process: they may see files differently."""
+    if jax.process_count() == 1:
+        return number
+    wait_for_all("agreed on a number")
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def compile_for_all(program: jax.stages.Wrapped, *arguments: Any, name: str) -> jax.stages.Compiled:

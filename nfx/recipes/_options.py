@@ -1,0 +1,32 @@
+"""How to run a recipe."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How to run a recipe. None of this changes the result, beyond the rounding of a mesh.
+
+    Attributes:
+        run_dir: Where to write; by default a new folder in runs/, named by recipe and time.
+        resume: Continue the run in run_dir from its last checkpoint, to the same bits as if it
+            had never stopped.
+        resume_if_begun: Continue the run in run_dir if it has begun, else begin it: one command
+            line for every attempt, for whoever starts it again.
+        mesh: Devices to use, as "data=4,fsdp=2"; "data=all" splits the batch over all there are.
+            The batch is split over data and fsdp, the state over fsdp, and the channels of blocks
+            over model.
+        log_every: Steps between records in metrics.jsonl.
+        evaluate_every: Steps between evaluations on the test images.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: How many checkpoints to keep, the latest.
+    """
+
+    run_dir: str = ""
+    resume: bool = False
+    resume_if_begun: bool = False
+    mesh: str = "data=all"
+    log_every: int = 10
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
