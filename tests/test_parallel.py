@@ -88,7 +88,7 @@ def three_steps(family, mesh):
     """The metrics of the first step, with all gradients, and the state after three."""
     state = first_state(family)
     with jax.set_mesh(mesh):
-        state = jax.device_put(state, state_shardings(state, mesh))
+        state = jax.device_put(state, state_shardings(state, mesh, model=state.model))
         step = make_train_step(OPTIMIZER, PREPROCESSING, mesh, gradients_of)
         examples = place_batch(batch(), mesh)
         first = None

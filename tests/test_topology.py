@@ -20,7 +20,16 @@ from nfx.sharding import make_mesh
 pytestmark = pytest.mark.xdist_group("topology")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def no_flags_of_cpus():
+    """The CPUs have read them; libtpu ends the process over one that it does not know."""
+    jax.devices()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        yield
+
+
+@pytest.fixture(scope="module")
 def libtpu():
     pytest.importorskip("libtpu", reason="compiles for TPUs: pip install 'nfx[tpu]'")
 
