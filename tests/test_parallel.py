@@ -353,7 +353,11 @@ def test_no_leaf_is_weakly_typed(name):
 @pytest.mark.parametrize("name", ["nfnet_nano", "resnet50"])
 def test_two_gradients_a_step_and_batch_norm_are_as_on_one_device(name):
     optimizer = nfx.optim.sharpness_aware(nfnet_sgd(0.1, clipping=None), 0.05)
-    depths = {"depths": (1,), "widths": (32,)} if name == "nfnet_nano" else {"depths": (1,) * 4}
+    depths = (
+        {"depths": (1,), "widths": (32,), "strides": (1,)}
+        if name == "nfnet_nano"
+        else {"depths": (1,) * 4}
+    )
     build_model = lambda: nfx.create_model(name, num_classes=8, key=jax.random.key(0), **depths)
     states = []
     for shape in ({"data": 1}, {"fsdp": 2, "model": 2}):
