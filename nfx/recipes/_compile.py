@@ -19,9 +19,8 @@ from nfx.aot import (
     silent,
     topology_devices,
 )
-from nfx.augment import normalize
 from nfx.data import ArraySource, SAMPLE_CLASSES, Splits
-from nfx.models import apply_batch, model_card, model_variant
+from nfx.models import model_card, model_variant
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._recipe import get_recipe, Recipe
 from nfx.sharding import (
@@ -32,7 +31,7 @@ from nfx.sharding import (
     parse_mesh_shape,
     replicated,
 )
-from nfx.train import abstract_state, make_train_step, Plan, plan_step, shard_model
+from nfx.train import abstract_state, infer, make_train_step, Plan, plan_step, shard_model
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,14 +232,10 @@ def _training_step(
 
 
 def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication) -> _Program:
-    preprocessing = parts.preprocessing
-
     def forward(
         model: PyTree, statistics: PyTree, images: UInt8[Array, "n h w c"]
     ) -> Float[Array, "n classes"]:
-        normalized = normalize(images, preprocessing.mean, preprocessing.std)
-        logits, _ = apply_batch(model, statistics, normalized.astype(preprocessing.dtype))
-        return logits.astype(jnp.float32)
+        return infer(model, statistics, images, parts.preprocessing).astype(jnp.float32)
 
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     images = abstract_batch(parts.splits.train, recipe.batch_size, mesh).images

@@ -85,15 +85,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
             state = _fit(recipe, parts, mesh, cadence, state, observer)
             evaluation = observer.evaluation or observer.measure(state)
             store.wait()
-    result = {
-        "test_accuracy": evaluation.ema.accuracy,
-        "test_accuracy_raw": evaluation.raw.accuracy,
-        "test_loss": evaluation.ema.loss,
-        "train_loss": log.latest["last_loss"],
-        "steps": int(state.step),
-        "wall_seconds": time.monotonic() - began,
-        "params_digest": tree_digest(state.model),
-    }
+    result = _result(state, evaluation, log, time.monotonic() - began)
     if writes:
         directory.write_result(result)
         plot_clipping(directory.path, clipped_leaves(state.opt_state))
@@ -204,6 +196,21 @@ def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Disp
         return state
     with display.timed("Initialising the parameters"):
         return jax.block_until_ready(create_state(parts.build_model, parts.optimizer, mesh))
+
+
+def _result(
+    state: TrainState, evaluation: RunEvaluation, log: MetricsLog, wall_seconds: float
+) -> dict[str, Any]:
+    """What a run came to: the content of `result.json`."""
+    return {
+        "test_accuracy": evaluation.ema.accuracy,
+        "test_accuracy_raw": evaluation.raw.accuracy,
+        "test_loss": evaluation.ema.loss,
+        "train_loss": log.latest["last_loss"],
+        "steps": int(state.step),
+        "wall_seconds": wall_seconds,
+        "params_digest": tree_digest(state.model),
+    }
 
 
 def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:

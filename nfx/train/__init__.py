@@ -47,6 +47,7 @@ from nfx.train._step import (
     abstract_state as abstract_state,
     create_state as create_state,
     EvaluationCounts as EvaluationCounts,
+    infer as infer,
     make_evaluation_step as make_evaluation_step,
     make_train_step as make_train_step,
     Metrics as Metrics,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from nfx.augment import augment_batch, Augmentation, example_keys, normalize
 from nfx.data import Batch, PADDING_LABEL
@@ -189,6 +189,25 @@ def make_train_step(
     return jax.jit(train_step, in_shardings=(None, split, whole), donate_argnums=0)
 
 
+def infer(
+    model: PyTree,
+    statistics: PyTree,
+    images: UInt8[Array, "n h w c"],
+    preprocessing: Preprocessing,
+) -> Float[Array, "n classes"]:
+    """Computes the logits of a batch in inference, in the dtype of `preprocessing`.
+
+    Args:
+        model: The model.
+        statistics: Its state: see `TrainState`.
+        images: Pixels as they are stored.
+        preprocessing: Their normalisation; nothing is augmented.
+    """
+    normalized = normalize(images, preprocessing.mean, preprocessing.std)
+    logits, _ = apply_batch(model, statistics, normalized.astype(preprocessing.dtype))
+    return logits
+
+
 def make_evaluation_step(
     preprocessing: Preprocessing,
     mesh: Mesh,
@@ -202,8 +221,7 @@ def make_evaluation_step(
     """
 
     def local(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
-        images = normalize(batch.images, preprocessing.mean, preprocessing.std)
-        logits, _ = apply_batch(model, statistics, images.astype(preprocessing.dtype))
+        logits = infer(model, statistics, batch.images, preprocessing)
         real = batch.labels != PADDING_LABEL
         targets = one_hot(batch.labels, logits.shape[-1])
         losses = jnp.where(real, smoothed_cross_entropy(logits, targets, 0.0), 0)
