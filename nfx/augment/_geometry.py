@@ -41,7 +41,7 @@ def official_transform(image: UInt8[Array, "h w c"], matrix: Matrix) -> UInt8[Ar
     """Applies an affine transform as TensorFlow does."""
     height, width, _ = image.shape
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    a, b, c, d, e, f = np.float32(matrix)
+    a, b, c, d, e, f = np.asarray(matrix, np.float32)
 
     def nearest(place: Float[Array, "h w"]) -> Int[Array, "h w"]:
         return jax.lax.round(place, jax.lax.RoundingMethod.AWAY_FROM_ZERO).astype(jnp.int32)
@@ -60,7 +60,8 @@ def official_rotate(image: UInt8[Array, "h w c"], degrees: float) -> UInt8[Array
     right, bottom = np.float32(width - 1), np.float32(height - 1)
     x = (right - (cos * right - sin * bottom)) / np.float32(2)
     y = (bottom - (sin * right + cos * bottom)) / np.float32(2)
-    return official_transform(image, (cos, -sin, x, sin, cos, y))
+    a, b, c, d, e, f = map(float, (cos, -sin, x, sin, cos, y))
+    return official_transform(image, (a, b, c, d, e, f))
 
 
 def pillow_transform(image: UInt8[Array, "h w c"], matrix: Matrix) -> UInt8[Array, "h w c"]:

@@ -1,4 +1,4 @@
-"""MixUp and CutMix of two examples."""
+"""MixUp and CutMix of two examples: what is drawn, and what is done with it."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def mixup(
         Zhang et al. (2018), arXiv:1710.09412.
     """
     weight = jax.random.beta(key, alpha, alpha, dtype=image.dtype)
-    return weight * image + (1 - weight) * partner, weight
+    return weighted_mean(weight, image, partner), weight
 
 
 def cutmix(
@@ -42,8 +42,24 @@ def cutmix(
     centre_x = jax.random.randint(x_key, (), 0, width)
     centre_y = jax.random.randint(y_key, (), 0, height)
     mask = cutmix_mask(height, width, centre_x, centre_y, jax.random.uniform(area_key))
-    share = jnp.mean(mask, dtype=image.dtype)
-    return jnp.where(mask[:, :, None], image, partner), share
+    return paste(mask, image, partner)
+
+
+def weighted_mean(
+    weight: Float[Array, "..."], first: Float[Array, "..."], second: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Returns what has `weight` of the first and the rest of the second.
+
+    Images or targets; the weight broadcasts against both.
+    """
+    return weight * first + (1 - weight) * second
+
+
+def paste(
+    mask: Bool[Array, "h w"], image: Float[Array, "h w c"], partner: Float[Array, "h w c"]
+) -> tuple[Float[Array, "h w c"], Float[Array, ""]]:
+    """Takes the first image inside the mask and the second outside; returns the mask's share."""
+    return jnp.where(mask[:, :, None], image, partner), jnp.mean(mask, dtype=image.dtype)
 
 
 def cutmix_mask(

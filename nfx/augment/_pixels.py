@@ -91,7 +91,9 @@ def official_gray(image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w 1"]:
     """What Color starts from, rounded as TensorFlow does: `floor(255.5 * luminance)`."""
     if image.shape[-1] == 1:
         return image
-    weighted = image.astype(jnp.float32) * jnp.float32(1 / 255) * jnp.asarray([0.2989, 0.587, 0.114])
+    weighted = (
+        image.astype(jnp.float32) * jnp.float32(1 / 255) * jnp.asarray([0.2989, 0.587, 0.114])
+    )
     return to_bytes(255.5 * jnp.sum(rounded(weighted), axis=-1, keepdims=True))
 
 
@@ -155,9 +157,7 @@ def _windows(padded: Num[Array, "_ _"], shape: tuple[int, ...]) -> list[Num[Arra
     ]
 
 
-def _inside(
-    image: UInt8[Array, "h w c"], rows: UInt8[Array, "h _"]
-) -> UInt8[Array, "h w c"]:
+def _inside(image: UInt8[Array, "h w c"], rows: UInt8[Array, "h _"]) -> UInt8[Array, "h w c"]:
     """Leaves the image's pixels at the border as they are."""
     height, width, channels = image.shape
     y, x = jnp.arange(height)[:, None], jnp.arange(width * channels)[None]

@@ -27,12 +27,12 @@ class Operation(NamedTuple):
     """
 
     apply: Callable[..., UInt8[Array, "h w c"]]
-    arguments: Callable[[float], tuple[float, ...]] = lambda level: ()
+    arguments: Callable[[int], tuple[float | int, ...]] = lambda level: ()
     signed: bool = False
     placed: bool = False
 
 
-def _factor(level: float) -> tuple[float]:
+def _factor(level: int) -> tuple[float]:
     return (level / 10 * 1.8 + 0.1,)
 
 
@@ -67,10 +67,14 @@ _OFFICIAL = {
     "Brightness": _enhancement(pixels.black),
     "Sharpness": _enhancement(pixels.official_smooth),
     "ShearX": Operation(
-        _moved(geometry.official_transform, geometry.shear_x), lambda m: (m / 10 * 0.3,), signed=True
+        _moved(geometry.official_transform, geometry.shear_x),
+        lambda m: (m / 10 * 0.3,),
+        signed=True,
     ),
     "ShearY": Operation(
-        _moved(geometry.official_transform, geometry.shear_y), lambda m: (m / 10 * 0.3,), signed=True
+        _moved(geometry.official_transform, geometry.shear_y),
+        lambda m: (m / 10 * 0.3,),
+        signed=True,
     ),
     # Pixels, whatever the size of the image.
     "TranslateX": Operation(
@@ -124,7 +128,7 @@ def randaugment(
     image: UInt8[Array, "h w c"],
     *,
     layers: int,
-    level: float,
+    level: int,
     rules: RandAugmentRules = "official",
 ) -> UInt8[Array, "h w c"]:
     """Applies operations to an image one after the other, each drawn among all sixteen.
@@ -175,7 +179,7 @@ def randaugment(
     return jax.lax.scan(layer, image, (indices, places))[0]
 
 
-def check_randaugment(layers: int, level: float, rules: str) -> None:
+def check_randaugment(layers: int, level: int, rules: str) -> None:
     """Raises the `ValueError` of `randaugment`, before there is an image."""
     if rules not in OPERATIONS:
         raise ValueError(
@@ -188,12 +192,12 @@ def check_randaugment(layers: int, level: float, rules: str) -> None:
         )
 
 
-def _branches(operation: Operation, level: float) -> list[Callable[[Array, Array], Array]]:
+def _branches(operation: Operation, level: int) -> list[Callable[[Array, Array], Array]]:
     """One function of an image and a place for each sign that can be drawn."""
     arguments = operation.arguments(level)
     signs = (arguments, tuple(-x for x in arguments))[: 1 + operation.signed]
 
-    def branch(arguments: tuple[float, ...]) -> Callable[[Array, Array], Array]:
+    def branch(arguments: tuple[float | int, ...]) -> Callable[[Array, Array], Array]:
         if operation.placed:
             return lambda image, place: operation.apply(image, *arguments, place)
         return lambda image, place: operation.apply(image, *arguments)

@@ -192,7 +192,7 @@ def make_train_step(
 def infer(
     model: PyTree,
     statistics: PyTree,
-    images: UInt8[Array, "n h w c"],
+    images: UInt8[Array, "n h w c"] | Float[Array, "n h w c"],
     preprocessing: Preprocessing,
 ) -> Float[Array, "n classes"]:
     """Computes the logits of a batch in inference, in the dtype of `preprocessing`.
@@ -200,7 +200,7 @@ def infer(
     Args:
         model: The model.
         statistics: Its state: see `TrainState`.
-        images: Pixels as they are stored.
+        images: Pixels as bytes, or as float32 on their scale.
         preprocessing: Their normalisation; nothing is augmented.
     """
     normalized = normalize(images, preprocessing.mean, preprocessing.std)
@@ -250,10 +250,14 @@ def _sharded_loss(
         indices = local_example_indices(mesh, batch.labels.shape[0])
         keys = example_keys(key, step, indices)
         augment_keys, model_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        images = normalize(batch.images, preprocessing.mean, preprocessing.std)
-        targets = one_hot(batch.labels, model.head.bias.shape[0])
         images, targets = augment_batch(
-            preprocessing.augmentation, augment_keys, indices, images, targets
+            preprocessing.augmentation,
+            augment_keys,
+            indices,
+            batch.images,
+            one_hot(batch.labels, model.head.bias.shape[0]),
+            mean=preprocessing.mean,
+            std=preprocessing.std,
         )
         images = images.astype(preprocessing.dtype)
         logits, statistics = apply_batch(
