@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from nfx.augment._rounding import rounded
+
 
 def mixup(
     key: PRNGKeyArray,
@@ -52,7 +54,7 @@ def weighted_mean(
 
     Images or targets; the weight broadcasts against both.
     """
-    return weight * first + (1 - weight) * second
+    return rounded(weight * first) + rounded((1 - weight) * second)
 
 
 def paste(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 
 from nfx.augment._mix import cutmix, mixup, weighted_mean
-from nfx.augment._pixels import to_bytes
 from nfx.augment._randaugment import check_randaugment, randaugment, RandAugmentRules
+from nfx.augment._rounding import to_bytes
 from nfx.augment._simple import normalize, random_erase, random_flip
 
 

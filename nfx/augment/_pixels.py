@@ -14,7 +14,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, UInt8
+from jaxtyping import Array, Int, Num, UInt8
+
+from nfx.augment._rounding import rounded, to_bytes
 
 
 def invert(image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
@@ -163,17 +165,3 @@ def _inside(image: UInt8[Array, "h w c"], rows: UInt8[Array, "h _"]) -> UInt8[Ar
     y, x = jnp.arange(height)[:, None], jnp.arange(width * channels)[None]
     inside = (y > 0) & (y < height - 1) & (x >= channels) & (x < (width - 1) * channels)
     return jnp.where(inside, rows, image.reshape(rows.shape)).reshape(image.shape)
-
-
-def to_bytes(x: Float[Array, "..."]) -> UInt8[Array, "..."]:
-    """Clips to 0 and 255, and rounds down."""
-    return jnp.clip(x, 0, 255).astype(jnp.uint8)
-
-
-def rounded(product: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns the product as it is, rounded.
-
-    A compiler may join it with the sum that follows, which skips a rounding and moves a byte by
-    one, on some processors only. The bound is never met; it stands between the two.
-    """
-    return jnp.maximum(product, -1e9)

@@ -21,7 +21,8 @@ def normalize(
         mean: Mean of each channel, on a scale of 0 to 1; or one number for all.
         std: Standard deviation of each channel, on the same scale.
     """
-    return (image.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+    # No product is followed by a sum: a compiler may round the two as one, or not.
+    return (image.astype(jnp.float32) - 255 * jnp.asarray(mean)) / (255 * jnp.asarray(std))
 
 
 def random_flip(key: PRNGKeyArray, image: Pixels) -> Pixels:
