@@ -142,6 +142,15 @@ def test_corrected_operations_are_pillows_to_the_bit(name):
                 assert np.mean(difference > 0) <= share
 
 
+@pytest.mark.parametrize(
+    ("shape", "mean"), [((15, 17, 3), 0), ((16, 16, 1), 1), ((257, 300, 3), 255)]
+)
+def test_the_official_contrast_starts_from_the_count_of_pixels(shape, mean):
+    image = jnp.full(shape, 40, jnp.uint8)
+    expected = np.clip(mean + 1.9 * (40 - mean), 0, 255).astype(np.uint8)
+    assert set(np.unique(apply("official", "Contrast", 10, image))) == {expected}
+
+
 @pytest.mark.parametrize("place", [(0.0, 0.0), (0.5, 0.25), (0.999, 0.999)])
 def test_cutout_fills_its_box_and_nothing_else(place):
     image = jnp.asarray(GOLDEN["image"]) // 2  # no gray in it
