@@ -1,8 +1,9 @@
-"""Makes the golden files `timm_small_*.npz`, with timm 1.0.31 on torch 2.13.0, and `timm_views.npz`.
+"""Makes the golden files `timm_small_*.npz` and `timm_views.npz`, with timm 1.0.31.
 
-`python make_timm.py` writes them beside itself. It needs torch and timm, and not nfx. Parameters
-follow from their names and shapes in timm: those of normalizer-free networks by
-`rules.timm_param`, those of batch-normalized ones by `batch_norm_param` below.
+`python make_timm.py` writes them beside itself. It needs torch, torchvision and timm, and not nfx.
+The networks were run on torch 2.13.0; their parameters follow from their names and shapes in timm:
+those of normalizer-free networks by `rules.timm_param`, those of batch-normalized ones by
+`batch_norm_param` below.
 """
 
 import json
