@@ -38,7 +38,12 @@ ROOT = Path(__file__).parents[1]
 MODELS = ["nfnet_micro", "timm/test_nfnet", "se_resnext_micro"]
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 IMAGES = ImageFormat(
-    size=24, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop=0.9, squash=True
+    size=24,
+    channels=3,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.25, 0.3),
+    crop=0.9,
+    view="official_squash",
 )
 FILES = ["program.bin", "weights.safetensors", "manifest.json"]
 
@@ -158,7 +163,7 @@ def test_one_program_serves_platforms_that_are_not_here(saved):
 
 def test_the_manifest_says_what_the_artefact_is(saved, nano):
     document = json.loads((saved / "manifest.json").read_text())
-    assert document["format"] == FORMAT == 1
+    assert document["format"] == FORMAT == 2
     assert document["images"] == {**dataclasses.asdict(IMAGES), "mean": [0.4, 0.5, 0.6],
                                   "std": [0.2, 0.25, 0.3]}  # fmt: skip
     expected = {
@@ -292,9 +297,10 @@ def test_an_edited_manifest_is_refused_and_white_space_is_not(copy):
         load_artefact(copy)
 
 
-def test_a_newer_format_is_named(copy):
-    edit(copy, format=2, nfx="9.0")
-    with pytest.raises(ArtefactError, match=r"of format 2, and this nfx reads 1.*9\.0"):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_is_named(copy, version):
+    edit(copy, format=version, nfx="9.0")
+    with pytest.raises(ArtefactError, match=rf"of format {version}, and this nfx reads 2.*9\.0"):
         load_artefact(copy)
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 import nfx
 from nfx.augment import normalize
 from nfx.cli import main
-from nfx.data import FolderSource, list_images, View
+from nfx.data import CentreView, FolderSource, View
 from nfx.models import model_sizes
 from nfx.recipes import predict
+from nfx.serving import ImageFormat, name_images
 from nfx.weights import to_timm, write_weights
 
 
@@ -45,9 +46,9 @@ def test_weights_name_what_they_see(weights, images, capsys):
     assert [line["file"] for line in lines] == [
         str(images / name) for name in ("a.png", "b.jpg", "below/c.png")
     ]
-    view = View(crop=0.95)  # what the model's card says
-    source = FolderSource(list_images([images]), np.zeros(3), ["x"], (32, 32, 3), view)
-    pixels = np.stack([source[index].image for index in range(3)])
+    view = CentreView(32, 3, "timm", 0.95)  # what the model's card says
+    files = [images / name for name in ("a.png", "b.jpg", "below/c.png")]
+    pixels = np.stack([view(file.read_bytes(), np.random.default_rng(0)) for file in files])
     half = (0.5, 0.5, 0.5)
     run = jax.jit(lambda m, x: jax.nn.softmax(jax.vmap(m)(normalize(x, half, half))))
     expected = np.asarray(run(model, pixels))
@@ -125,6 +126,30 @@ def test_predictions_come_as_they_are_made(weights, images):
     assert next(found).file.name == "a.png"
     with pytest.raises(ValueError, match=r"Cannot read .*b\.jpg"):
         next(found)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_files_are_seen_as_bytes_by_the_view(images, count):
+    """Official views leave the range of bytes; what comes of them is rounded and cut off."""
+    files = [images / name for name in ("a.png", "b.jpg", "below/c.png")]
+    seen = []
+
+    def logits(batch):
+        seen.append(batch)
+        return np.zeros((len(batch), 2))
+
+    form = ImageFormat(
+        size=24, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, crop=0.6, view="official_squash"
+    )
+    found = list(name_images(files, form, ["x", "y"], logits, top=1, batch_size=count))
+    assert [prediction.file for prediction in found] == files
+    assert {batch.shape for batch in seen} == {(min(count, 3), 24, 24, 3)}
+    view = CentreView(24, 3, "official_squash", 0.6)
+    fractions = np.stack([view(file.read_bytes(), np.random.default_rng(0)) for file in files])
+    assert fractions.min() < -1
+    assert fractions.max() > 256
+    expected = np.where(fractions < 0, 0, np.where(fractions > 255, 255, np.rint(fractions)))
+    np.testing.assert_array_equal(np.concatenate(seen)[:3], expected)
 
 
 def test_models_are_listed(capsys):

@@ -5,6 +5,9 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 
+# Rules of evaluation; `nfx.data.VIEWS` says what they do.
+View = Literal["official_squash", "official_crop", "timm", "timm_squash"]
+
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -17,7 +20,7 @@ class ModelCard(NamedTuple):
         mean: Mean of the pixels it was trained on, on a scale of 0 to 1.
         std: Their standard deviation.
         crop: Share of the side of the resized test image that is looked at, its centre.
-        squash: Whether test images are resized without regard to their aspect.
+        view: How a test image becomes the square that is looked at: a rule of `nfx.data.VIEWS`.
         top1: Published accuracy on ImageNet's validation images at the test size, in percent.
         source: Who says so.
     """
@@ -26,7 +29,7 @@ class ModelCard(NamedTuple):
     mean: tuple[float, ...] = _IMAGENET_MEAN
     std: tuple[float, ...] = _IMAGENET_STD
     crop: float = 1.0
-    squash: bool = False
+    view: View = "timm"
     top1: float | None = None
     source: str = ""
 
@@ -51,14 +54,19 @@ def official_card(name: str, test_size: int) -> ModelCard:
 
     Both official evaluations look at `test_size` pixels of `test_size + 32`.
     """
-    crop, squash = test_size / (test_size + 32), name.startswith("nfnet")
     top1 = _OFFICIAL_TOP1.get(name)
-    return ModelCard("official", crop=crop, squash=squash, top1=top1,
-                     source="official README" if top1 else "")  # fmt: skip
+    return ModelCard(
+        "official",
+        crop=test_size / (test_size + 32),
+        view="official_squash" if name.startswith("nfnet") else "official_crop",
+        top1=top1,
+        source="official README" if top1 else "",
+    )
 
 
 def timm_card(name: str) -> ModelCard:
     """Returns the card of one of timm's models, by its name there."""
     half = (0.5, 0.5, 0.5)
     mean, std = (half, half) if name == "test_nfnet" else (_IMAGENET_MEAN, _IMAGENET_STD)
-    return ModelCard("timm", mean, std, _TIMM_CROPS.get(name, 0.9), name.startswith("dm_"))
+    view = "timm_squash" if name.startswith("dm_") else "timm"
+    return ModelCard("timm", mean, std, _TIMM_CROPS.get(name, 0.9), view)

@@ -126,6 +126,6 @@ def _classifier(
         mean=card.mean if channels == 3 else card.mean[:1],
         std=card.std if channels == 3 else card.std[:1],
         crop=card.crop,
-        squash=card.squash,
+        view=card.view,
     )
     return Classifier(name, network, initial_statistics(network), images, names)

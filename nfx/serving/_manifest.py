@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 # The layout of an artefact's directory. It is raised when a reader of the old one would go wrong.
-FORMAT = 1
+FORMAT = 2
 
 # Names of `jax.export`.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -30,9 +30,9 @@ class ImageFormat:
         channels: 3 for RGB, 1 for gray.
         mean: Mean of the pixels, on a scale of 0 to 1.
         std: Their standard deviation.
-        crop: Share of the side of a file's image that is looked at, its centre.
-        squash: Whether its aspect is lost, or the largest square in it is taken.
-        resampling: How it is resized to the square.
+        crop: Share of the side of a file's resized image that is looked at, its centre.
+        view: How it becomes the square: a rule of `nfx.data.VIEWS`.
+        resampling: How it is resized.
         dtype: Of the pixels, from 0 to 255.
     """
 
@@ -41,7 +41,7 @@ class ImageFormat:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: float = 1.0
-    squash: bool = False
+    view: str = "timm"
     resampling: str = "bicubic"
     dtype: str = "uint8"
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nfx.data import evaluation_batches, FolderSource, list_images, PADDING_LABEL, View
+from nfx.data import CentreView, ImageError, list_images
 from nfx.serving._artefact import Artefact
 from nfx.serving._manifest import ImageFormat
 
@@ -69,28 +69,31 @@ def name_images(
 
     Args:
         files: The files.
-        images: What to make of them.
+        images: What to make of them. Where its view keeps fractions, pixels are rounded, and cut
+            off at 0 and 255: classifiers take bytes.
         class_names: Names of the classes.
         logits: From a batch of such images, always of the same size, to logits.
         top: How many classes to name, if there are as many.
         batch_size: Images at a time.
 
     Raises:
-        ValueError: While iterating, if a file is not an image.
+        ValueError: While iterating, if a file is not an image, or there is no such view.
     """
-    view = View(images.crop, images.squash)
-    labels = np.zeros(len(files), np.int32)
-    source = FolderSource(files, labels, class_names, images.shape, view)
-    remaining = iter(files)
-    for batch in evaluation_batches(source, min(batch_size, len(source))):
-        scores = np.asarray(logits(batch.images), np.float32)[batch.labels != PADDING_LABEL]
-        for probabilities in _softmax(scores):
+    view = CentreView(images.size, images.channels, images.view, images.crop)
+    size = min(batch_size, len(files))
+    for start in range(0, len(files), size):
+        chosen = files[start : start + size]
+        batch = np.zeros((size, *images.shape), np.uint8)
+        for row, file in zip(batch, chosen, strict=False):
+            row[:] = _look(file, view)
+        scores = np.asarray(logits(batch), np.float32)[: len(chosen)]
+        for file, probabilities in zip(chosen, _softmax(scores), strict=True):
             best = np.argsort(-probabilities, kind="stable")[:top]
             classes = (
                 ClassScore(int(label), str(class_names[label]), float(probabilities[label]))
                 for label in best
             )
-            yield Prediction(next(remaining), tuple(classes))
+            yield Prediction(file, tuple(classes))
 
 
 def check_positive(**numbers: int | None) -> None:
@@ -98,6 +101,19 @@ def check_positive(**numbers: int | None) -> None:
     if any(number is not None and number < 1 for number in numbers.values()):
         shown = ", ".join(f"{name}={number}" for name, number in numbers.items())
         raise ValueError(f"{shown}: must be positive.")
+
+
+def _look(file: Path, view: CentreView) -> np.ndarray:
+    """What a view sees of a file, as bytes."""
+    try:
+        pixels = view(file.read_bytes(), np.random.default_rng(0))  # which no view uses
+    except (ImageError, OSError) as error:
+        raise ValueError(
+            f"Cannot read {str(file)!r} as an image: {error}. Repair or remove the file."
+        ) from error
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Makes the golden files `timm_small_*.npz`, with timm 1.0.31 on torch 2.13.0.
+"""Makes the golden files `timm_small_*.npz` and `timm_views.npz`, with timm 1.0.31.
 
-`python make_timm.py` writes them beside itself. It needs torch and timm, and not nfx. Parameters
-follow from their names and shapes in timm: those of normalizer-free networks by
-`rules.timm_param`, those of batch-normalized ones by `batch_norm_param` below.
+`python make_timm.py` writes them beside itself. It needs torch, torchvision and timm, and not nfx.
+The networks were run on torch 2.13.0; their parameters follow from their names and shapes in timm:
+those of normalizer-free networks by `rules.timm_param`, those of batch-normalized ones by
+`batch_norm_param` below.
 """
 
 import json
@@ -13,6 +14,8 @@ import numpy as np
 import rules
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform
 from timm.models.resnet import Bottleneck, ResNet
 
 
@@ -39,6 +42,15 @@ BATCH_NORM = {
         block_args=dict(attn_layer="se"),
     ),
 }  # fmt: skip
+
+
+# Evaluation: sides of images, and what becomes of each: size, share of the side, mode.
+IMAGES = [(37, 53), (64, 41), (50, 50), (9, 100), (1, 1)]
+VIEWS = [
+    (size, crop, mode)
+    for size, crop in ((24, 0.9), (27, 0.875), (33, 1.0))
+    for mode in ("center", "squash")
+]
 
 
 def batch_norm_param(name, shape):
@@ -71,8 +83,25 @@ def run(model, make_parameter, shape):
     }
 
 
+def make_views():
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for height, width in IMAGES:
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        arrays[f"image/{height}x{width}"] = pixels
+        for size, crop, mode in VIEWS:
+            transform = create_transform(
+                (3, size, size), interpolation="bicubic", crop_pct=crop, crop_mode=mode,
+                normalize=False,
+            )  # fmt: skip
+            seen = transform(Image.fromarray(pixels)).numpy().transpose(1, 2, 0)
+            arrays[f"view/{height}x{width}/{mode}/{size}/{crop}"] = seen
+    return arrays
+
+
 def main():
     folder = Path(__file__).parent
+    np.savez_compressed(folder / "timm_views.npz", **make_views())
     for name, (base, overrides) in SMALL.items():
         model = timm.create_model(base, num_classes=10, **overrides).eval()
         images, results = run(model, rules.timm_param, (2, 64, 64))
