@@ -10,11 +10,13 @@ import tyro
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress as Bar,
     ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 from nfx.cli._class_names import read_class_names
@@ -104,7 +106,7 @@ def _convert(command: ConvertCommand, console: Console) -> Manifest:
 
 
 def _verify(root: str, workers: int | None, console: Console) -> Manifest:
-    with _bar(console, TextColumn("{task.completed:,.0f} of {task.total:,.0f} bytes")) as bar:
+    with _bar(console, DownloadColumn(), TransferSpeedColumn()) as bar:
         task = bar.add_task("Verifying", total=None)
         return verify_records(
             root,
@@ -127,8 +129,8 @@ def _summary(root: str, manifest: Manifest, verified: bool) -> str:
     )
     size = sum(shard.bytes for shard in manifest.shards)
     return (
-        f"{Path(root)}: {counts}, of {len(manifest.class_names):,} classes, in "
-        f"{len(manifest.shards):,} shards of {size:,} bytes.\n"
+        f"{Path(root)}: {counts}, of {len(manifest.class_names):,} classes; "
+        f"{size:,} bytes in {len(manifest.shards):,} shards.\n"
         + (
             "All checksums are right."
             if verified

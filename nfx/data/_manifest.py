@@ -104,9 +104,10 @@ def read_manifest(root: Path) -> Manifest:
         )
     try:
         manifest = _from_entries(entries)
+        whole = manifest.to_json() == text  # the checksum, and all that it does not cover
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DatasetError(_damaged(path)) from error
-    if manifest.to_json() != text:  # the checksum, and all that it does not cover
+    if not whole:
         raise DatasetError(_damaged(path))
     return manifest
 
