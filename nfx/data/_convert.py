@@ -1,7 +1,6 @@
 """Converting labelled images into nfx's own format, in parallel and resumable."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -133,6 +132,8 @@ def _number_of_shards(images: int, size: int, limit: float) -> int:
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[Path]:
     """Makes the directory for scratch files, and keeps other conversions out of it."""
+    import fcntl  # which Windows has not
+
     scratch = root / SCRATCH
     try:
         _refuse_others(root)

@@ -213,7 +213,7 @@ def _number(listing: Listing[Part], class_names: Sequence[str]) -> np.ndarray:
     wrong = np.flatnonzero((numbers < 0) | (numbers >= len(class_names)))
     if wrong.size:
         first = int(wrong[0])
-        label = listing.labels.numbers[first]
+        label = int(listing.labels.numbers[first])
         raise ValueError(
             f"The label {label if names is None else names[label]!r} of {listing.describe(first)} "
             f"is none of the {len(class_names)} classes ({', '.join(class_names[:5])}, ...): "

@@ -104,7 +104,7 @@ def load_parquet(
     try:
         schema = pq.read_schema(files[0])
     except (OSError, ValueError) as error:
-        raise ValueError(f"{files[0].name} cannot be read as parquet: {error}") from error
+        raise ValueError(f"{files[0].name} cannot be read as parquet: {error}.") from error
     features = _features(schema.metadata or {})
     image, label = _image_column(files[0], schema), _label_column(files[0], schema, features)
     names = class_names or features.get(label, {}).get("names") or read_class_names(root)
@@ -121,27 +121,16 @@ class _ParquetListing:
     """What some parquet files hold."""
 
     def __init__(self, files: Sequence[Path], image_column: str, label_column: str):
-        import pyarrow.parquet as pq
-
         self._image_column = image_column
         self._groups: list[RowGroup] = []
         self._starts = [0]
         columns = []
         for path in files:
-            try:
-                with pq.ParquetFile(path) as file:
-                    columns.append(file.read([label_column], use_threads=False).column(0))
-                    sizes = [
-                        file.metadata.row_group(number).num_rows
-                        for number in range(file.metadata.num_row_groups)
-                    ]
-            except (OSError, ValueError, KeyError, IndexError) as error:
-                raise ValueError(f"{path.name} cannot be read as parquet: {error}") from error
-            first = 0
+            column, sizes = _read_labels(path, label_column, image_column)
+            columns.append(column)
             for number, size in enumerate(sizes):
-                self._groups.append(RowGroup(path, number, first))
+                self._groups.append(RowGroup(path, number, sum(sizes[:number])))
                 self._starts.append(self._starts[-1] + size)
-                first += size
         self.labels = _labels(columns)
 
     def describe(self, index: int) -> str:
@@ -158,12 +147,28 @@ class _ParquetListing:
         )
 
 
+def _read_labels(path: Path, label_column: str, image_column: str) -> tuple[Any, list[int]]:
+    """Reads a file's column of labels, and the sizes of its row groups."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = {label_column, image_column} - set(file.schema_arrow.names)
+            if missing:
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+            column = file.read([label_column], use_threads=False).column(0)
+            return column, [group.num_rows for group in groups]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read as parquet: {error}.") from error
+
+
 def _labels(columns: Sequence[Any]) -> Labels:
     """Labels of columns of integers or of strings; a null is no label."""
     import pyarrow as pa
 
     if all(pa.types.is_integer(column.type) for column in columns):
-        found = [column.fill_null(NO_LABEL).to_numpy() for column in columns]
+        found = [column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy() for column in columns]
         return Labels(np.concatenate(found).astype(np.int32))
     return labels_of_texts(
         None if label is None else str(label) for column in columns for label in column.to_pylist()
