@@ -28,6 +28,9 @@ _COMMANDS = {
     "predict": _Command(
         "nfx.cli._predict", "name what is in images, by a run, weights, an artefact", True
     ),
+    "convert": _Command(
+        "nfx.cli._convert", "write images as a data set that is read fast and can be verified"
+    ),
     "compile": _Command("nfx.cli._compile", "report what a program costs, before it runs"),
     "export": _Command(
         "nfx.cli._export", "write a run or weights as a program that runs without nfx"

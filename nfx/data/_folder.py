@@ -1,78 +1,63 @@
 """Images in folders, one folder a class."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from nfx.data._sources import Example, Splits
+from nfx.data._sources import ImageError, Record, Source, Splits
+from nfx.data._strings import Strings
 
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 # Without a test folder, one image in this many of each class is held out.
-_HOLD_OUT = 10
-
-
-class View(NamedTuple):
-    """Which part of an image is looked at: its centre.
-
-    Attributes:
-        crop: Share of the side that is kept.
-        squash: Whether the whole width and height count, and the aspect is lost, or the largest
-            part of the wanted aspect.
-    """
-
-    crop: float = 1.0
-    squash: bool = False
-
-
-_WHOLE = View()
+HOLD_OUT = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-    """Image files, decoded when asked for.
+    """Image files, read when asked for.
 
     Attributes:
-        files: One path an image.
-        labels: One label an image.
+        root: The folder that names are relative to.
+        names: One path an image, with slashes.
+        labels: One label an image, shape `(n,)`.
         class_names: One name a class.
-        image_shape: Height, width and channels to decode to; one channel is gray, three are RGB.
-        view: Which part of the image is resized to that (bicubic, antialiased).
     """
 
-    files: Sequence[Path]
+    root: Path
+    names: Sequence[str]
     labels: np.ndarray
     class_names: Sequence[str]
-    image_shape: tuple[int, int, int]
-    view: View = _WHOLE
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.files)
+        return len(self.names)
 
-    def __getitem__(self, index: int) -> Example:
-        """Decodes the image at `index`.
+    def __getitem__(self, index: int) -> Record:
+        """The file at `index`.
 
         Raises:
-            ValueError: If the file is not a readable image, naming it.
+            ImageError: If it cannot be read.
         """
-        image = _decode(self.files[index], self.image_shape, self.view)
-        return Example(image, int(self.labels[index]))
+        name = self.names[index]
+        try:
+            with open(os.path.join(self.root, name), "rb") as file:  # noqa: PTH123, PTH118 (fast)
+                return Record(file.read(), int(self.labels[index]), name)
+        except OSError as error:
+            raise ImageError(f"the file cannot be read: {error.strerror}", name) from error
 
 
-def load_folder(root: str | Path, *, image_size: int, channels: int = 3) -> Splits:
-    """Indexes a folder of images, without decoding any.
+def load_folder(root: str | Path) -> Splits[Source]:
+    """Indexes a folder of images, without reading any.
 
     Args:
         root: Either `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val`), or
             `CLASS/*.jpg`, of which every tenth image of a class, in the order of their names,
             becomes the test set.
-        image_size: Side to decode to, in pixels.
-        channels: 3 for RGB, 1 for gray.
 
     Raises:
         ValueError: If there is no such folder, a split has no images, or the test set has a
@@ -84,25 +69,20 @@ def load_folder(root: str | Path, *, image_size: int, channels: int = 3) -> Spli
             f"No folder {str(root)!r}. Expected train/CLASS/*.jpg and test/CLASS/*.jpg in it, or "
             "CLASS/*.jpg."
         )
-    train, test = _split_files(root)
-    names = sorted(train)
-    unknown = sorted(set(test) - set(train))
-    if len(names) < 2 or not test or unknown:
+    train, test = _two_folders(root) if (root / "train").is_dir() else _held_out(root)
+    names, test_names = train.class_names, test.class_names
+    unknown = sorted(set(test_names) - set(names))
+    if len(names) < 2 or not len(test) or unknown:
         raise ValueError(
             f"{str(root)!r} has {len(names)} classes to train on ({', '.join(names[:5])}) and "
-            f"{len(test)} to test with"
+            f"{len(test_names)} to test with"
             + (f", of which {', '.join(unknown[:5])} only to test with" if unknown else "")
             + ". Expected at least two, in train/CLASS/*.jpg and test/CLASS/*.jpg or in "
-            f"CLASS/*.jpg with {_HOLD_OUT} images or more a class."
+            f"CLASS/*.jpg with {HOLD_OUT} images or more a class."
         )
-
-    def source(split: dict[str, list[Path]]) -> FolderSource:
-        files = [file for name in names for file in split.get(name, [])]
-        counts = [len(split.get(name, [])) for name in names]
-        labels = np.repeat(np.arange(len(names)), counts)
-        return FolderSource(files, labels, names, (image_size, image_size, channels))
-
-    return Splits(source(train), source(test))
+    label_of = {name: label for label, name in enumerate(names)}
+    labels = np.asarray([label_of[name] for name in test_names], np.int32)[test.labels]
+    return Splits(train, dataclasses.replace(test, labels=labels, class_names=names))
 
 
 def list_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -115,7 +95,7 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
     for path in (Path(path).expanduser() for path in paths):
         if not path.exists():
             raise ValueError(f"No file or folder {str(path)!r}.")
-        files = sorted(_images(path.rglob("*"))) if path.is_dir() else [path]
+        files = [path / name for name in _images_below(path)] if path.is_dir() else [path]
         if not files:
             raise ValueError(
                 f"No images in {str(path)!r}: none of its files ends in "
@@ -125,55 +105,55 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def _split_files(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Files by class, to train on and to test with."""
-    if (root / "train").is_dir():
-        test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-        if test is None:
-            raise ValueError(f"{str(root)!r} has a folder 'train' and neither 'test' nor 'val'.")
-        return _files_by_class(root / "train"), _files_by_class(test)
-    files = _files_by_class(root)
-    train = {name: _but_every(paths, _HOLD_OUT) for name, paths in files.items()}
-    held = {name: paths[_HOLD_OUT - 1 :: _HOLD_OUT] for name, paths in files.items()}
-    return train, {name: paths for name, paths in held.items() if paths}
+def _two_folders(root: Path) -> Splits[FolderSource]:
+    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if test is None:
+        raise ValueError(f"{str(root)!r} has a folder 'train' and neither 'test' nor 'val'.")
+    return Splits(*(_index(root, _classes(split)) for split in (root / "train", test)))
 
 
-def _files_by_class(folder: Path) -> dict[str, list[Path]]:
-    classes = (entry for entry in folder.iterdir() if entry.is_dir())
-    files = {entry.name: sorted(_images(entry.rglob("*"))) for entry in classes}
-    return {name: paths for name, paths in files.items() if paths}
+def _held_out(root: Path) -> Splits[FolderSource]:
+    def part(held: bool) -> FolderSource:
+        for_test = lambda index: index % HOLD_OUT == HOLD_OUT - 1
+        return _index(
+            root,
+            (
+                (name, [file for index, file in enumerate(files) if for_test(index) == held])
+                for name, files in _classes(root)
+            ),
+        )
+
+    return Splits(part(held=False), part(held=True))
 
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if path.suffix.lower() in _SUFFIXES]
+def _index(root: Path, classes: Iterable[tuple[Path, list[str]]]) -> FolderSource:
+    """Packs one class after the other: a million paths are never in a list."""
+    names, counts, class_names = Strings(), [], []
+    for folder, files in classes:
+        if files:
+            prefix = folder.relative_to(root).as_posix()
+            names.extend(f"{prefix}/{file}" for file in files)
+            class_names.append(folder.name)
+            counts.append(len(files))
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return FolderSource(root, names, labels, class_names)
 
 
-def _but_every(paths: list[Path], nth: int) -> list[Path]:
-    return [path for index, path in enumerate(paths) if index % nth != nth - 1]
+def _classes(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folders in a folder, in order, with the images below each."""
+    for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        yield entry, _images_below(entry)
 
 
-def _decode(path: Path, shape: tuple[int, int, int], view: View) -> np.ndarray:
-    from PIL import Image, ImageOps  # an extra, and slow to import
-
-    height, width, channels = shape
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"Cannot read {str(path)!r} as an image ({error}). Repair or remove the file."
-        ) from error
-    box = _box(image.size, width / height, view)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(resized).reshape(shape)
+def _images_below(folder: Path) -> list[str]:
+    """Paths of the images below a folder, relative to it, in order."""
+    found = []
+    for where, _, files in os.walk(folder, followlinks=True):
+        below = os.path.relpath(where, folder)
+        prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
+        found += [prefix + name for name in files if _suffix(name) in _SUFFIXES]
+    return sorted(found)
 
 
-def _box(size: tuple[int, int], aspect: float, view: View) -> tuple[float, float, float, float]:
-    """The centred part of an image that a view keeps: left, top, right, bottom."""
-    width, height = size
-    kept = (width, height) if view.squash else (min(width, height * aspect),
-                                                min(height, width / aspect))  # fmt: skip
-    horizontal, vertical = kept[0] * view.crop / 2, kept[1] * view.crop / 2
-    return (
-        width / 2 - horizontal, height / 2 - vertical, width / 2 + horizontal, height / 2 + vertical
-    )  # fmt: skip
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)

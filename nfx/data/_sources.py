@@ -3,43 +3,60 @@
 import dataclasses
 from collections.abc import Sequence
 from importlib import resources
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, runtime_checkable, TypeVar
 
 import numpy as np
 
 
-class Example(NamedTuple):
-    """One labelled image.
+class ImageError(ValueError):
+    """An image that cannot be used.
 
     Attributes:
-        image: Pixels, uint8, shape `(height, width, channels)`.
-        label: Index into the source's `class_names`.
+        name: Which it is, if whoever found out knows; the message is the reason.
     """
 
-    image: np.ndarray
+    def __init__(self, reason: str, name: str = ""):
+        """Takes the reason, and the image's name."""
+        super().__init__(reason)
+        self.name = name
+
+
+class Record(NamedTuple):
+    """One labelled image as it is stored.
+
+    Attributes:
+        image: An encoded file, or pixels: uint8, shape `(height, width, channels)`.
+        label: Index into the source's `class_names`.
+        name: What to call it, as a file's path.
+    """
+
+    image: bytes | np.ndarray
     label: int
+    name: str
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to labelled images, all of one shape."""
+    """Random access to labelled images, from several threads at once.
+
+    Worker processes get copies by pickle.
+    """
 
     @property
     def class_names(self) -> Sequence[str]:
         """Names of the classes; labels index them."""
         ...
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image."""
-        ...
-
     def __len__(self) -> int:
         """Number of images."""
         ...
 
-    def __getitem__(self, index: int) -> Example:
-        """The image at `index`."""
+    def __getitem__(self, index: int) -> Record:
+        """The image at `index`.
+
+        Raises:
+            ImageError: If it cannot be read, with its name.
+        """
         ...
 
 
@@ -74,26 +91,55 @@ class ArraySource:
             )
         check_labels(self.labels, len(self.class_names))
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
-
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Record:
         """The image at `index`."""
-        return Example(self.images[index], int(self.labels[index]))
+        return Record(self.images[index], int(self.labels[index]), f"image {index}")
 
 
-class Splits(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class NoiseSource:
+    """Uniform noise, made when asked for: as many images as one wants, for measuring.
+
+    Attributes:
+        count: Number of images.
+        image_shape: Height, width and channels.
+        num_classes: Number of classes, dealt in turn.
+        seed: Of the noise.
+    """
+
+    count: int
+    image_shape: tuple[int, int, int]
+    num_classes: int = 1000
+    seed: int = 0
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The numbers of the classes."""
+        return [str(label) for label in range(self.num_classes)]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        """The image at `index`, always the same."""
+        noise = np.random.default_rng((self.seed, index)).bytes(int(np.prod(self.image_shape)))
+        image = np.frombuffer(noise, np.uint8).reshape(self.image_shape)
+        return Record(image, index % self.num_classes, f"noise {index}")
+
+
+Part = TypeVar("Part")
+
+
+class Splits(NamedTuple, Generic[Part]):
     """What one trains on and what one is judged by."""
 
-    train: Source
-    test: Source
+    train: Part
+    test: Part
 
 
 SAMPLE_CLASSES = (
@@ -101,8 +147,10 @@ SAMPLE_CLASSES = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
+SAMPLE_SHAPE = (28, 28, 1)
 
-def load_sample() -> Splits:
+
+def load_sample() -> Splits[Source]:
     """Loads the sample that nfx carries: photos of clothes, 28x28 pixels, in gray.
 
     It is a stratified subset of Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017,

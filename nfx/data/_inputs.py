@@ -1,0 +1,153 @@
+"""What can be converted: whatever gives its labelled images in order."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from nfx.data._folder import load_folder
+from nfx.data._listed import find_files
+from nfx.data._manifest import DatasetError, MANIFEST, SCRATCH
+from nfx.data._parquet import load_parquet
+from nfx.data._sources import Record, Source, Splits
+from nfx.data._tar import load_tars
+
+
+# Images that are looked at to tell the size of all, and whether they are the same as before.
+_SAMPLES = 64
+
+
+@runtime_checkable
+class OrderedImages(Protocol):
+    """Labelled images that are read in order."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes; labels index them."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def read(self, start: int, stop: int) -> Iterator[Record]:
+        """The images from `start` to before `stop`, from several threads at once."""
+        ...
+
+
+Images = OrderedImages | Source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Renamed:
+    """Images with other names of their classes."""
+
+    images: Source
+    class_names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.images[index]
+
+
+class Survey(NamedTuple):
+    """What is known of images before all are read.
+
+    Attributes:
+        bytes: Size of all, estimated.
+        fingerprint: Of the names of the classes, of what is known of every image, and of some of
+            the images themselves.
+    """
+
+    bytes: int
+    fingerprint: str
+
+
+def load_images(
+    root: str | Path, *, test_split: str | None = None, class_names: Sequence[str] | None = None
+) -> Splits[Images]:
+    """Indexes what is to be converted, without reading it: a folder of images, tars or parquet.
+
+    Args:
+        root: What to look at; see `load_folder`, `load_tars` and `load_parquet`.
+        test_split: "test" or "validation" (or "val"), if there are both.
+        class_names: One name a class; of a folder's classes in the order of their folders.
+
+    Raises:
+        ValueError: If it is none of these, or cannot be used.
+        ModuleNotFoundError: If it is parquet and pyarrow is not installed.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"No folder {str(root)!r}. Expected one of images, tars or parquet files.")
+    for name in (MANIFEST, SCRATCH):
+        if (root / name).exists():
+            raise DatasetError(
+                f"{str(root)!r} is in nfx's own format already"
+                + ("." if name == MANIFEST else ", and its conversion is not finished.")
+            )
+    tars, parquets = find_files(root, ".tar"), find_files(root, ".parquet")
+    if tars and parquets:
+        raise ValueError(f"{str(root)!r} holds tars and parquet files: convert one kind of them.")
+    if tars or parquets:
+        load = load_tars if tars else load_parquet
+        train, test = load(root, test_split=test_split, class_names=class_names)
+        return Splits(train, test)
+    return _load_folder(root, test_split, class_names)
+
+
+def read_in_order(images: Images, start: int, stop: int) -> Iterator[Record]:
+    """Yields the images from `start` to before `stop`."""
+    if isinstance(images, OrderedImages):
+        return images.read(start, stop)
+    return (images[index] for index in range(start, stop))
+
+
+def survey(images: Images) -> Survey:
+    """Looks at images before they are converted.
+
+    Raises:
+        ImageError: If one that is looked at cannot be read.
+    """
+    digest = hashlib.sha256(
+        repr((len(images), list(images.class_names))).encode("utf-8", "replace")
+    )
+    listed = images.images if isinstance(images, _Renamed) else images
+    for name in getattr(listed, "names", ()):
+        digest.update(os.fsencode(name) + b"\0")
+    digest.update(np.asarray(getattr(listed, "labels", ()), np.int64).tobytes())
+    count, total = min(_SAMPLES, len(images)), 0
+    for index in (number * len(images) // count for number in range(count)):
+        image, label, name = next(iter(read_in_order(images, index, index + 1)))
+        data = image.tobytes() if isinstance(image, np.ndarray) else image
+        digest.update(repr((label, name, len(data))).encode("utf-8", "replace"))
+        digest.update(data)
+        total += len(data)
+    return Survey(total * len(images) // max(count, 1), digest.hexdigest())
+
+
+def _load_folder(
+    root: Path, test_split: str | None, class_names: Sequence[str] | None
+) -> Splits[Images]:
+    if test_split is not None:
+        taken = next((name for name in ("test", "val") if (root / name).is_dir()), None)
+        if test_split not in (taken, "validation" if taken == "val" else taken):
+            raise ValueError(
+                f"The images to test with are those in {str(root / (taken or 'test'))!r}, not of "
+                f"{test_split!r}. Rename the folders if it is to be otherwise."
+            )
+    train, test = load_folder(root)
+    if class_names is None:
+        return Splits(train, test)
+    if len(class_names) != len(train.class_names):
+        raise ValueError(
+            f"{len(class_names)} names for the {len(train.class_names)} classes in "
+            f"{str(root)!r}. Expected one for each, in the order of the folders' names."
+        )
+    return Splits(_Renamed(train, class_names), _Renamed(test, class_names))

@@ -1,0 +1,231 @@
+"""Which of some files are for training, and what their labels mean: for tars and parquet."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from nfx.data._folder import HOLD_OUT
+from nfx.data._sources import Splits
+
+
+# What the words of a file's or folder's name say of its split.
+_SPLIT_OF_WORD = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+
+_CLASS_NAME_FILES = ("classes.txt", "classnames.txt")
+
+NO_LABEL = -1
+
+Part_co = TypeVar("Part_co", covariant=True)
+Part = TypeVar("Part")
+
+
+class Labels(NamedTuple):
+    """Labels as they were found.
+
+    Attributes:
+        numbers: One an image, `NO_LABEL` where there is none.
+        names: What the numbers mean; nothing where the labels were numbers.
+    """
+
+    numbers: np.ndarray
+    names: Sequence[str] | None = None
+
+
+class Listing(Protocol[Part_co]):
+    """What some files hold, without their images."""
+
+    @property
+    def labels(self) -> Labels:
+        """Labels of all images."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """Which image that is."""
+        ...
+
+    def select(
+        self, indices: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+    ) -> Part_co:
+        """Some of the images, with their labels."""
+        ...
+
+
+def find_files(root: Path, suffix: str) -> list[Path]:
+    """Returns files by suffix in a folder, and in folders in it that are called like a split."""
+    found = []
+    for path in sorted(root.iterdir()):
+        if path.is_dir():
+            if path.name in ("data", "default") or _split_of_name(path.name):
+                found += find_files(path, suffix)
+        elif path.suffix.lower() == suffix:
+            found.append(path)
+    return found
+
+
+def read_class_names(root: Path) -> list[str] | None:
+    """Returns the names of the classes in the file beside the images, if there is one."""
+    for name in _CLASS_NAME_FILES:
+        if (root / name).is_file():
+            return (root / name).read_text(encoding="utf-8").splitlines()
+    return None
+
+
+def make_splits(
+    root: Path,
+    files: Sequence[Path],
+    list_files: Callable[[Sequence[Path]], Listing[Part]],
+    *,
+    test_split: str | None,
+    class_names: Sequence[str] | None,
+) -> Splits[Part]:
+    """Chooses what to train on and what to test with, and gives both the same classes.
+
+    Args:
+        root: What the files' names are relative to.
+        files: The files. Their names, or their folders', say "train", "test" or "val"; if none
+            does, or only training files are there, every tenth image of a class is held out.
+        list_files: What lists the images of some files.
+        test_split: "test" or "validation"; by default "test" if all its images have labels.
+        class_names: One name a class. By default the labels themselves.
+
+    Raises:
+        ValueError: If there is no such split, an image to use has no label, or a label no class.
+    """
+    groups = _group_by_split(root, files)
+    train = list_files(groups.pop("train"))
+    others = {name: list_files(group) for name, group in groups.items()}
+    chosen = _choose_test(root, others, test_split)
+    test = train if chosen is None else chosen
+    for listing in (train, test):
+        _check_labelled(listing)
+    names = _name_classes(train.labels, class_names)
+    train_labels, test_labels = _number(train, names), _number(test, names)
+    if chosen is not None:
+        indices = [np.arange(len(labels)) for labels in (train_labels, test_labels)]
+    else:
+        held_out = _every_tenth(train_labels)
+        indices = [np.flatnonzero(~held_out), np.flatnonzero(held_out)]
+    if not all(map(len, indices)):
+        raise ValueError(
+            f"{str(root)!r} has {len(indices[0])} images to train on and {len(indices[1])} to test "
+            f"with. Expected some of each, or {HOLD_OUT} of a class of which to hold out one."
+        )
+    return Splits(
+        train.select(indices[0], train_labels[indices[0]], names),
+        test.select(indices[1], test_labels[indices[1]], names),
+    )
+
+
+def labels_of_texts(texts: Iterable[str | None]) -> Labels:
+    """Reads labels from texts: numbers if all of them are, otherwise names of classes."""
+    numbers: list[int] = []
+    number_of: dict[str, int] = {}
+    for text in texts:
+        numbers.append(NO_LABEL if text is None else number_of.setdefault(text, len(number_of)))
+    names, found = list(number_of), np.asarray(numbers, np.int32)
+    try:
+        values = np.asarray([*map(int, names), NO_LABEL], np.int32)
+    except (ValueError, OverflowError):
+        return Labels(found, names)
+    return Labels(values[found])
+
+
+def _group_by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for path in files:
+        groups.setdefault(_split_of_path(path.relative_to(root)), []).append(path)
+    if list(groups) == [""]:
+        return {"train": groups[""]}
+    if "" in groups or "train" not in groups:
+        unknown = ", ".join(path.name for path in groups.get("", [])[:3])
+        raise ValueError(
+            f"In {str(root)!r} are files of {', '.join(filter(None, sorted(groups)))}"
+            + (f", and {unknown} that say no split" if unknown else " and none to train on")
+            + ". Expected train-*, and test-* or validation-*, or no file that says its split."
+        )
+    return groups
+
+
+def _split_of_path(path: Path) -> str:
+    parts = (path.name, *reversed(path.parent.parts))
+    return next(filter(None, map(_split_of_name, parts)), "")
+
+
+def _split_of_name(name: str) -> str:
+    words = re.split(r"[-_.\s]", name.lower())
+    return next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), "")
+
+
+def _choose_test(
+    root: Path, listings: Mapping[str, Listing[Part]], test_split: str | None
+) -> Listing[Part] | None:
+    """The listing to test with; nothing if some of the training images are to be held out."""
+    if test_split is not None:
+        name = _SPLIT_OF_WORD.get(test_split, test_split)
+        if name not in listings:
+            raise ValueError(
+                f"No split {test_split!r} to test with in {str(root)!r}; it has "
+                f"{', '.join(sorted(listings)) or 'only one to train on'}."
+            )
+        return listings[name]
+    labelled = (
+        listings[name]
+        for name in ("test", "validation")
+        if name in listings and (listings[name].labels.numbers >= 0).all()
+    )
+    # A validation split that has lost some labels is an error, and no reason to hold out.
+    return next(labelled, listings.get("validation"))
+
+
+def _check_labelled(listing: Listing[Part]) -> None:
+    missing = np.flatnonzero(listing.labels.numbers < 0)
+    if missing.size:
+        raise ValueError(
+            f"{missing.size} of {listing.labels.numbers.size} images have no label; the first is "
+            f"{listing.describe(int(missing[0]))}. Add the labels, or leave the images out."
+        )
+
+
+def _name_classes(labels: Labels, given: Sequence[str] | None) -> Sequence[str]:
+    if given is not None:
+        return list(given)
+    if labels.names is not None:
+        return sorted(labels.names)
+    return [str(label) for label in range(int(labels.numbers.max(initial=-1)) + 1)]
+
+
+def _number(listing: Listing[Part], class_names: Sequence[str]) -> np.ndarray:
+    """Labels as indices into `class_names`."""
+    numbers, names = listing.labels
+    if names is not None:
+        label_of = {name: label for label, name in enumerate(class_names)}
+        numbers = np.asarray([label_of.get(name, NO_LABEL) for name in names], np.int32)[numbers]
+    wrong = np.flatnonzero((numbers < 0) | (numbers >= len(class_names)))
+    if wrong.size:
+        first = int(wrong[0])
+        label = int(listing.labels.numbers[first])
+        raise ValueError(
+            f"The label {label if names is None else names[label]!r} of {listing.describe(first)} "
+            f"is none of the {len(class_names)} classes ({', '.join(class_names[:5])}, ...): "
+            "correct it, or the names of the classes."
+        )
+    return numbers.astype(np.int32)
+
+
+def _every_tenth(labels: np.ndarray) -> np.ndarray:
+    """Marks every tenth image of each class, in order."""
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    rank = np.empty(labels.size, np.int64)
+    rank[order] = np.arange(labels.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rank % HOLD_OUT == HOLD_OUT - 1
