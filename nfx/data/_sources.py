@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from importlib import resources
 from typing import Generic, NamedTuple, Protocol, runtime_checkable, TypeVar
 
 import numpy as np
@@ -132,6 +131,11 @@ class NoiseSource:
         return Record(image, index % self.num_classes, f"noise {index}")
 
 
+def no_images(class_names: Sequence[str]) -> Source:
+    """Returns a source of no images, for what follows from the classes alone."""
+    return ArraySource(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32), class_names)
+
+
 Part = TypeVar("Part")
 
 
@@ -140,29 +144,6 @@ class Splits(NamedTuple, Generic[Part]):
 
     train: Part
     test: Part
-
-
-SAMPLE_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-
-SAMPLE_SHAPE = (28, 28, 1)
-
-
-def load_sample() -> Splits[Source]:
-    """Loads the sample that nfx carries: photos of clothes, 28x28 pixels, in gray.
-
-    It is a stratified subset of Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017,
-    arXiv:1708.07747; MIT licence, copyright 2017 Zalando SE): 5,000 images to train on and
-    1,000 to test with, the same number of each of ten classes.
-    """
-    path = resources.files("nfx.data") / "fashion_mnist_6k.npz"
-    with path.open("rb") as file, np.load(file) as arrays:
-        return Splits(
-            ArraySource(arrays["x"][..., None], arrays["y"], SAMPLE_CLASSES),
-            ArraySource(arrays["xt"][..., None], arrays["yt"], SAMPLE_CLASSES),
-        )
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
