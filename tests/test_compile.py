@@ -133,7 +133,9 @@ def test_a_batch_normalized_model_is_compiled(capsys):
 
 
 def test_a_recipe_needs_no_images(capsys, monkeypatch):
-    monkeypatch.setattr("nfx.recipes._build.load_sample", lambda: pytest.fail("read images"))
+    monkeypatch.setattr(
+        "nfx.recipes._images.open_sources", lambda *_, **__: pytest.fail("read images")
+    )
     report, _ = compiled(capsys, "compile", "--recipe", "sample", "--program", "forward")
     settings = report["settings"]
     assert (settings["model"], settings["classes"]) == ("nfnet_micro", 10)

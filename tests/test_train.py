@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from nfx.augment import Augmentation
-from nfx.data import ArraySource, Batch, evaluation_batches
-from nfx.sharding import make_mesh
+from nfx.data import Batch, evaluation_batches, Images
+from nfx.sharding import make_mesh, prefetch_batches
 from nfx.train import (
     Cadence,
+    EvaluationCounts,
     make_evaluation_step,
     MetricsLog,
     one_hot,
@@ -44,7 +45,7 @@ def test_smoothing_moves_a_share_of_the_target_to_all_classes():
 def test_evaluation_is_exact_over_a_ragged_last_batch(batch_size):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (10, 16, 16, 3), np.uint8)
-    source = ArraySource(images, np.arange(10), [str(i) for i in range(10)])
+    test = Images.from_arrays(images, np.arange(10), [str(i) for i in range(10)])
     model = official_model("nfnet_f0", num_classes=10, **tiny_overrides())
     pixels = (images.astype(np.float32) / 255 - 0.5) / 0.25
     logits = np.asarray(jax.jit(lambda model, x: jax.vmap(model)(x))(model, pixels))
@@ -52,10 +53,19 @@ def test_evaluation_is_exact_over_a_ragged_last_batch(batch_size):
 
     mesh = make_mesh({"data": 4}, jax.devices()[:4])
     step = make_evaluation_step(PREPROCESSING, mesh)
-    found = run_evaluation(step, model, None, evaluation_batches(source, batch_size), mesh)
-    assert found.examples == 10
+    batches = prefetch_batches(evaluation_batches(test, batch_size), mesh)
+    other = jax.tree.map(lambda x: 0 * x, model)
+    found, blind = run_evaluation(step, (model, other), None, batches)
+    assert found.examples == blind.examples == 10
     assert found.accuracy == (logits.argmax(1) == np.arange(10)).mean()
     assert found.loss == pytest.approx(-log_p[np.arange(10), np.arange(10)].mean(), rel=1e-5)
+    assert blind.loss == pytest.approx(np.log(10), rel=1e-5)
+
+
+def test_an_evaluation_of_no_image_is_refused():
+    counts = EvaluationCounts(*jnp.zeros(3))
+    with pytest.raises(ValueError, match="None of the images"):
+        run_evaluation(lambda *_: counts, [None], None, [Batch(None, None)])
 
 
 def counting_step(losses):
@@ -89,8 +99,7 @@ def loop(losses, first=0):
     batches = iter([Batch(np.zeros((4, 1)), np.zeros(4))] * len(losses))
     state = TrainState(jnp.asarray(first, jnp.int32), {}, {})
     cadence = Cadence(steps=len(losses), log_every=2, evaluate_every=4, checkpoint_every=3)
-    mesh = make_mesh({"data": 4}, jax.devices()[:4])
-    run_training(counting_step(losses), state, batches, jax.random.key(0), mesh, cadence, recorder)
+    run_training(counting_step(losses), state, batches, jax.random.key(0), cadence, recorder)
     return recorder
 
 

@@ -16,23 +16,39 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P  # noqa: E402
 
+from nfx.augment import Augmentation  # noqa: E402
 from nfx.checkpoint import CheckpointStore, tree_digest  # noqa: E402
 from nfx.cli import main  # noqa: E402
-from nfx.data import ArraySource, evaluation_batches, training_batches  # noqa: E402
-from nfx.sharding import place_batch  # noqa: E402
+from nfx.data import (  # noqa: E402
+    evaluation_batches,
+    Images,
+    NoiseSource,
+    RandomCrop,
+    training_batches,
+)
+from nfx.sharding import (  # noqa: E402
+    batch_spec,
+    local_example_indices,
+    make_mesh,
+    place_batch,
+)
 from nfx.train import (  # noqa: E402
+    augment_examples,
     compile_for_all,
     initialize_processes,
     load_parts,
+    Preprocessing,
     ProcessOptions,
     wait_for_all,
 )
 
 
-IMAGES = ArraySource(
-    np.arange(28 * 4, dtype=np.uint8).reshape(28, 2, 2, 1), np.arange(28) % 3, ["a", "b", "c"]
-)
+# Cropped at random by the host, and augmented by the devices.
+IMAGES = Images(NoiseSource(28, (20, 30, 3), num_classes=3), RandomCrop(16))
 BATCH = 8
+PREPROCESSING = Preprocessing(
+    (0.5,), (0.25,), Augmentation(mixup_alpha=0.2, cutmix=True, randaugment_layers=2)
+)
 
 
 def whole(array):
@@ -55,6 +71,29 @@ def check_batches(mesh):
             placed = place_batch(mine, mesh)
             np.testing.assert_array_equal(whole(placed.images), expected.images)
             np.testing.assert_array_equal(whole(placed.labels), expected.labels)
+
+
+def augmented(mesh):
+    """The function that augments a global batch as the training step does."""
+
+    def local(batch):
+        indices = local_example_indices(mesh, batch.labels.shape[0])
+        key = jax.random.key(3)
+        return augment_examples(PREPROCESSING, *batch, key, 5, indices, num_classes=3)[:2]
+
+    spec = batch_spec(mesh)
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(spec,), out_specs=spec))
+
+
+def check_augmentation(mesh):
+    """Every pixel is what a single device makes of it."""
+    load = lambda host, hosts: training_batches(IMAGES, BATCH, seed=3, host=host, hosts=hosts)
+    mine, expected = (next(batches) for batches in (load_parts(load, mesh), load(0, 1)))
+    alone = make_mesh({"data": 1}, jax.local_devices()[:1])
+    for found, wanted in zip(
+        augmented(mesh)(place_batch(mine, mesh)), augmented(alone)(expected), strict=True
+    ):
+        np.testing.assert_array_equal(whole(found), np.asarray(wanted))
 
 
 def check_checkpoint(mesh, directory):
@@ -94,6 +133,7 @@ def check_together(options, directory):
         for axes, shape in shapes.items():
             types = (AxisType.Auto,) * len(axes)
             check_batches(Mesh(devices[order].reshape(shape), axes, axis_types=types))
+        check_augmentation(Mesh(devices[order], ("data",), axis_types=(AxisType.Auto,)))
     wait_for_all("before the checkpoint")
     check_checkpoint(Mesh(devices, ("data",), axis_types=(AxisType.Auto,)), directory)
     wait_for_all("checked")

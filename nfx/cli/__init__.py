@@ -31,6 +31,9 @@ _COMMANDS = {
     "convert": _Command(
         "nfx.cli._convert", "write images as a data set that is read fast and can be verified"
     ),
+    "inspect": _Command(
+        "nfx.cli._inspect", "look at images before training: counts, bad files, a contact sheet"
+    ),
     "compile": _Command("nfx.cli._compile", "report what a program costs, before it runs"),
     "export": _Command(
         "nfx.cli._export", "write a run or weights as a program that runs without nfx"

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
+from nfx.data import BadImage
 from nfx.recipes import evaluate
 
 
@@ -16,7 +18,7 @@ class EvaluateCommand:
 
     Attributes:
         run: The run directory.
-        data: Another folder, of the same classes, whose test images to take.
+        data: Other images, of the same classes, whose test images to take.
         step: Step of the checkpoint; the latest by default.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
         json: Print JSON.
@@ -32,7 +34,20 @@ class EvaluateCommand:
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and evaluates."""
     command = tyro.cli(EvaluateCommand, prog="nfx evaluate", args=arguments)
-    evaluation = evaluate(command.run, data=command.data, step=command.step, mesh=command.mesh)
+    skipped: list[BadImage] = []
+    evaluation = evaluate(
+        command.run,
+        data=command.data,
+        step=command.step,
+        mesh=command.mesh,
+        on_skip=lambda split, count, bad: skipped.append(bad),
+    )
+    if skipped:
+        print(
+            f"nfx: {len(skipped):,} images cannot be used and do not count; the first is "
+            f"{skipped[0].name!r}: {skipped[0].reason}",
+            file=sys.stderr,
+        )
     if command.json:
         print(json.dumps({name: part._asdict() for name, part in evaluation._asdict().items()}))
         return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nfx.data._crops import Turn, TURNS
+from nfx.data._sources import ImageError
 
 
 if TYPE_CHECKING:
@@ -30,10 +31,6 @@ _TRANSPOSITIONS = {
     TURNS[7]: "TRANSVERSE",
     TURNS[8]: "ROTATE_90",
 }
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; the message is the reason alone, without a file name."""
 
 
 def decode(data: bytes, channels: int) -> "Image.Image":

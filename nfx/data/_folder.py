@@ -45,7 +45,7 @@ class FolderSource:
         """
         name = self.names[index]
         try:
-            with open(os.path.join(self.root, name), "rb") as file:  # noqa: PTH123, PTH118 (fast)
+            with open(os.path.join(self.root, name), "rb") as file:
                 return Record(file.read(), int(self.labels[index]), name)
         except OSError as error:
             raise ImageError(f"the file cannot be read: {error.strerror}", name) from error
@@ -156,4 +156,4 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)
+    return os.path.splitext(name)[1].lower()

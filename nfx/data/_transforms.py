@@ -9,7 +9,6 @@ from nfx.data._crops import Box, central_square, sample_crop, stored_box, Turn, 
 from nfx.data._decode import (
     decode,
     from_pixels,
-    ImageError,
     open_image,
     read_turn,
     refusals,
@@ -17,6 +16,7 @@ from nfx.data._decode import (
     to_pixels,
 )
 from nfx.data._opencv import check_opencv, crop_with_opencv
+from nfx.data._sources import ImageError
 from nfx.data._views import VIEWS
 
 
@@ -249,6 +249,6 @@ def _crop_with_pillow(
         with refusals():
             opened.draft("L" if channels == 1 else None, size)
     image = to_channels(opened, channels)
-    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
-    part = tuple(corner / scale for corner in corners)
+    left, top = box.left / scale, box.top / scale
+    part = (left, top, left + box.width / scale, top + box.height / scale)
     return to_pixels(image.resize((width, height), Image.Resampling.BICUBIC, box=part))

@@ -11,8 +11,10 @@ from nfx.recipes._compile import (
     CompileOptions as CompileOptions,
     plan_model as plan_model,
 )
+from nfx.recipes._contact_sheet import contact_sheet as contact_sheet
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
 from nfx.recipes._export import export as export
+from nfx.recipes._images import open_recipe_sources as open_recipe_sources
 from nfx.recipes._options import RunOptions as RunOptions
 from nfx.recipes._predict import predict as predict
 from nfx.recipes._recipe import (

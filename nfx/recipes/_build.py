@@ -10,8 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from nfx.augment import Augmentation
-from nfx.data import Batch, load_folder, load_sample, Source, Splits
+from nfx.data import Batch, Images, Source, Splits
 from nfx.models import create_model, model_variant
 from nfx.optim import (
     clip_telemetry,
@@ -21,6 +20,7 @@ from nfx.optim import (
     sharpness_aware,
     warmup_cosine,
 )
+from nfx.recipes._images import recipe_images
 from nfx.recipes._recipe import Recipe
 from nfx.sharding import AnyMesh, batch_shards, batch_spec, check_batch_divides
 from nfx.train import Metrics, Preprocessing, StepMetrics
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
     """What a recipe stands for.
 
     Attributes:
-        splits: The images.
+        images: What to train on and what to be judged by.
         build_model: Creates the model.
         optimizer: AGC, SGD and the parameters' average, as one chain.
         preprocessing: Normalisation and augmentation.
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
         key: The run's key.
     """
 
-    splits: Splits
+    images: Splits[Images]
     build_model: Callable[[], PyTree]
     optimizer: optax.GradientTransformation
     preprocessing: Preprocessing
@@ -54,21 +54,19 @@ class Parts(NamedTuple):
     key: PRNGKeyArray
 
 
-def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
+def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
     """Builds everything a recipe describes, without touching its images.
 
     Args:
         recipe: The recipe.
-        splits: Images to take instead of the recipe's.
+        sources: Images to take instead of the recipe's.
 
     Raises:
         ValueError: If the model is unknown, the data is missing, or a number is out of range.
     """
     model_variant(recipe.model)  # an unknown name is the cheapest thing to find
-    splits = splits or _load(recipe)
-    channels = splits.train.image_shape[-1]
-    mean, std = _PIXELS[channels]
-    augmentation = Augmentation(flip=recipe.flip, mixup_alpha=recipe.mixup, cutmix=recipe.cutmix)
+    images = recipe_images(recipe, sources)
+    mean, std = _PIXELS[recipe.channels]
     schedule = warmup_cosine(
         scaled_learning_rate(recipe.learning_rate, recipe.batch_size),
         steps=recipe.steps,
@@ -79,29 +77,29 @@ def build_parts(recipe: Recipe, splits: Splits | None = None) -> Parts:
     def build_model() -> PyTree:
         return create_model(
             recipe.model,
-            num_classes=len(splits.train.class_names),
-            in_channels=channels,
+            num_classes=len(images.train.class_names),
+            in_channels=recipe.channels,
             stochastic_depth_rate=recipe.stochastic_depth,
             drop_rate=recipe.dropout,
             key=init_key,
         )
 
     return Parts(
-        splits,
+        images,
         build_model,
         _optimizer(recipe, schedule),
-        Preprocessing(mean, std, augmentation, recipe.label_smoothing),
+        Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing),
         _observer(recipe, schedule),
         run_key,
     )
 
 
-def abstract_batch(source: Source, batch_size: int, mesh: Mesh) -> Batch:
-    """Returns the shapes, dtypes and shardings of a global batch of a source's images."""
+def abstract_batch(images: Images, batch_size: int, mesh: Mesh) -> Batch:
+    """Returns the shapes, dtypes and shardings of a global batch of images."""
     split = NamedSharding(mesh, batch_spec(mesh))
-    shape = (batch_size, *source.image_shape)
+    shape = (batch_size, *images.image_shape)
     return Batch(
-        jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
+        jax.ShapeDtypeStruct(shape, images.transform.dtype, sharding=split),
         jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=split),
     )
 
@@ -146,15 +144,3 @@ def _observer(recipe: Recipe, schedule: optax.Schedule) -> StepMetrics:
         }
 
     return observe
-
-
-def _load(recipe: Recipe) -> Splits:
-    if recipe.data == "sample":
-        return load_sample()
-    if not recipe.data:
-        raise ValueError(
-            "This recipe needs images: --data DIR, with train/CLASS/*.jpg and test/CLASS/*.jpg in "
-            "it, or CLASS/*.jpg."
-        )
-    channels = 3 if recipe.color == "rgb" else 1
-    return load_folder(recipe.data, image_size=recipe.image_size, channels=channels)

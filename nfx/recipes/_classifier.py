@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from nfx.data import FolderSource, Splits
+from nfx.data import no_images, Splits
 from nfx.models import create_model, initial_statistics, model_card, model_variant
 from nfx.recipes._build import build_parts
 from nfx.recipes._evaluation import restore_run
@@ -95,15 +94,19 @@ def _from_run(
     recipe = recipe_from_config(directory.config)
     if class_names is not None:
         raise ValueError(f"The run in {str(run)!r} knows the names of its classes: leave them out.")
-    channels = 1 if recipe.data == "sample" or recipe.color == "gray" else 3
-    size = image_size or (28 if recipe.data == "sample" else recipe.image_size)
     names = tuple(directory.config["class_names"])
-    # No images, but their shape and classes, from which the model's follow.
-    source = FolderSource([], np.zeros(0, np.int32), names, (size, size, channels))
-    parts = build_parts(recipe, Splits(source, source))
+    nothing = no_images(names)  # from the classes alone the shape of the model follows
+    parts = build_parts(recipe, Splits(nothing, nothing))
     state = restore_run(directory, parts)
-    mean, std = parts.preprocessing.mean, parts.preprocessing.std
-    images = ImageFormat(size=size, channels=channels, mean=mean, std=std)
+    card = model_card(recipe.model)
+    images = ImageFormat(
+        size=image_size or recipe.evaluation_size,
+        channels=recipe.channels,
+        mean=parts.preprocessing.mean,
+        std=parts.preprocessing.std,
+        crop=card.crop,
+        view=card.view,
+    )
     return Classifier(recipe.model, state.ema, state.statistics, images, names)
 
 

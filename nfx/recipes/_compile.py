@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
@@ -19,7 +18,7 @@ from nfx.aot import (
     silent,
     topology_devices,
 )
-from nfx.data import ArraySource, SAMPLE_CLASSES, Splits
+from nfx.data import no_images, SAMPLE_CLASSES, Splits
 from nfx.models import model_card, model_variant
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._recipe import get_recipe, Recipe
@@ -143,7 +142,7 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
     return plan_step(
         abstract_state(parts.build_model, parts.optimizer),
         mesh,
-        parts.splits.train.image_shape,
+        parts.images.train.image_shape,
         recipe.batch_size,
         dtype=options.dtype,
         communication=_communication(options),
@@ -199,9 +198,7 @@ def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
     """What the recipe stands for, on no images of the right shape."""
     sample = recipe.data == "sample"
     classes = options.classes or (len(SAMPLE_CLASSES) if sample else 1000)
-    shape = (recipe.image_size, recipe.image_size, 1 if recipe.color == "gray" else 3)
-    names = [str(index) for index in range(classes)]
-    nothing = ArraySource(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32), names)
+    nothing = no_images([str(index) for index in range(classes)])
     parts = build_parts(recipe, Splits(nothing, nothing))
 
     def build_model() -> PyTree:
@@ -228,7 +225,7 @@ def _training_step(
     )
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     key = jax.ShapeDtypeStruct(parts.key.shape, parts.key.dtype, sharding=replicated(mesh))
-    return step, (state, abstract_batch(parts.splits.train, recipe.batch_size, mesh), key)
+    return step, (state, abstract_batch(parts.images.train, recipe.batch_size, mesh), key)
 
 
 def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication) -> _Program:
@@ -238,7 +235,7 @@ def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communicat
         return infer(model, statistics, images, parts.preprocessing).astype(jnp.float32)
 
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
-    images = abstract_batch(parts.splits.train, recipe.batch_size, mesh).images
+    images = abstract_batch(parts.images.train, recipe.batch_size, mesh).images
     split = batch_spec(mesh)
     sharded = shard_model(
         forward, mesh, communication=communication, in_specs=(P(), split), out_specs=split
@@ -264,7 +261,7 @@ def _settings(
         "recipe": options.recipe or None,
         "batch": recipe.batch_size,
         "size": recipe.image_size,
-        "classes": len(parts.splits.train.class_names),
+        "classes": len(parts.images.train.class_names),
         "dtype": options.dtype,
         **(stack if options.stack else {}),
         "gather_dtype": options.gather_dtype,

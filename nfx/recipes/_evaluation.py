@@ -1,34 +1,29 @@
 """Evaluating a run's parameters, as they are and averaged."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointStore
-from nfx.data import Batch, evaluation_batches
+from nfx.data import BadImage
 from nfx.recipes._build import abstract_batch, build_parts, Parts
+from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import recipe_from_config
-from nfx.sharding import batch_shards, make_mesh, parse_mesh_shape
+from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
     abstract_state,
     compile_for_all,
     Evaluation,
     EvaluationCounts,
-    load_parts,
     make_evaluation_step,
     run_evaluation,
     RunDirectory,
     TrainState,
 )
-
-
-# Images that a device evaluates at a time. The result does not depend on it.
-_IMAGES_PER_DEVICE = 128
 
 
 class RunEvaluation(NamedTuple):
@@ -44,26 +39,33 @@ class RunEvaluation(NamedTuple):
 
 
 def evaluate(
-    run_dir: str | Path, *, data: str = "", step: int | None = None, mesh: str = "data=all"
+    run_dir: str | Path,
+    *,
+    data: str = "",
+    step: int | None = None,
+    mesh: str = "data=all",
+    on_skip: Callable[[str, int, BadImage], None] | None = None,
 ) -> RunEvaluation:
     """Evaluates a checkpoint of a run on every test image once.
 
     Args:
         run_dir: The run directory.
-        data: Another folder, of the same classes, whose test images to take (its test/ or val/,
-            or every tenth image: see `nfx.data.load_folder`).
+        data: Other images, of the same classes, whose test images to take: see
+            `nfx.data.open_sources`.
         step: The step of the checkpoint, the latest by default.
         mesh: Devices to use, as in training; any, whatever the run was trained on.
+        on_skip: Is told of images that could not be used, if the run skips such.
 
     Raises:
         RunDirectoryError: If there is no such run.
         CheckpointError: If there is no such checkpoint, or it is damaged.
         ValueError: If the images are not of the classes that the model knows.
+        BadImageError: If an image cannot be used, and the run does not skip such.
     """
     directory = RunDirectory.open(run_dir)
     recipe = recipe_from_config(directory.config)
     parts = build_parts(dataclasses.replace(recipe, data=data) if data else recipe)
-    known, found = directory.config.get("class_names", []), list(parts.splits.test.class_names)
+    known, found = directory.config.get("class_names", []), list(parts.images.test.class_names)
     if found != known:
         raise ValueError(
             f"The model knows the classes {', '.join(known)}, and the images are of "
@@ -71,7 +73,8 @@ def evaluate(
         )
     devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
     state = restore_run(directory, parts, devices, step=step)
-    return evaluate_state(compile_evaluation(state, parts, devices), state, parts, devices)
+    feed = Feed(parts.images, devices, on_skip or (lambda split, count, bad: None))
+    return evaluate_state(compile_evaluation(state, parts, feed), state, feed)
 
 
 def restore_run(
@@ -94,29 +97,19 @@ def restore_run(
         return store.restore(like, step=step)
 
 
-def compile_evaluation(state: TrainState, parts: Parts, mesh: Mesh) -> jax.stages.Compiled:
+def compile_evaluation(state: TrainState, parts: Parts, feed: Feed) -> jax.stages.Compiled:
     """Compiles the step that evaluates a state; of several processes all must call it."""
-    step = make_evaluation_step(parts.preprocessing, mesh)
-    batch = abstract_batch(parts.splits.test, _batch_size(mesh), mesh)
+    step = make_evaluation_step(parts.preprocessing, feed.mesh)
+    batch = abstract_batch(feed.images.test, feed.evaluation_size, feed.mesh)
     return compile_for_all(step, state.model, state.statistics, batch, name="evaluation step")
 
 
 def evaluate_state(
-    step: Callable[..., EvaluationCounts], state: TrainState, parts: Parts, mesh: Mesh
+    step: Callable[..., EvaluationCounts], state: TrainState, feed: Feed
 ) -> RunEvaluation:
-    """Evaluates the two sets of parameters that a state holds.
+    """Evaluates the two sets of parameters that a state holds, in one pass over the images.
 
     Both with the running averages of a batch-normalized model, which follow the raw ones.
     """
-
-    def run(model: PyTree) -> Evaluation:
-        return run_evaluation(step, model, state.statistics, load_parts(load, mesh), mesh)
-
-    def load(host: int, hosts: int) -> Iterator[Batch]:
-        return evaluation_batches(parts.splits.test, _batch_size(mesh), host=host, hosts=hosts)
-
-    return RunEvaluation(run(state.model), run(state.ema))
-
-
-def _batch_size(mesh: Mesh) -> int:
-    return _IMAGES_PER_DEVICE * batch_shards(mesh)
+    models = (state.model, state.ema)
+    return RunEvaluation(*run_evaluation(step, models, state.statistics, feed.evaluation()))

@@ -75,7 +75,7 @@ def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
 
 
 def _describe_images(parts: Parts) -> dict[str, Any]:
-    train, test = parts.splits
+    train, test = parts.images
     return {"class_names": list(train.class_names), "images": [len(train), len(test)]}
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from nfx.data import Loading
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -16,6 +18,9 @@ class RunOptions:
         mesh: Devices to use, as "data=4,fsdp=2"; "data=all" splits the batch over all there are.
             The batch is split over data and fsdp, the state over fsdp, and the channels of blocks
             over model.
+        threads: Threads that read and decode images, in each worker if there are any; None for as
+            many as there are cores, 0 to load in the thread that trains.
+        workers: Processes that read and decode images; 0 for threads alone.
         log_every: Steps between records in metrics.jsonl.
         evaluate_every: Steps between evaluations on the test images.
         checkpoint_every: Steps between checkpoints.
@@ -26,7 +31,14 @@ class RunOptions:
     resume: bool = False
     resume_if_begun: bool = False
     mesh: str = "data=all"
+    threads: int | None = None
+    workers: int = 0
     log_every: int = 10
     evaluate_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
+
+    @property
+    def loading(self) -> Loading:
+        """Who loads images."""
+        return Loading(threads=self.threads, workers=self.workers)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from nfx._names import did_you_mean
+from nfx.augment import Augmentation, Stage
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,10 +14,21 @@ class Recipe:
     """What to train, on what, and how: on one machine, always with the same bits at the end.
 
     Attributes:
-        data: What to train on: "sample", the images that nfx carries, or a folder of images:
-            train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg with every tenth held out.
-        image_size: Side that images of a folder are decoded to, in pixels. The sample has 28.
-        color: Whether images of a folder are decoded to RGB or to gray. The sample is gray.
+        data: What to train on: "sample", the images that nfx carries; a folder of images, as
+            train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg with every tenth held out; what
+            `nfx convert` wrote; or "noise", to measure with.
+        image_size: Side of the training images, in pixels. The sample has 28.
+        test_size: Side of the test images; None for that of the training images. Networks of this
+            kind do best on test images larger than what they were trained on.
+        color: Whether images are decoded to RGB or to gray. The sample is gray.
+        crop_area: Smallest share of an image that a random crop keeps, 0.08 in the paper; 1 for no
+            random crops, but the largest square in the centre.
+        decoder: Who decodes and resizes training images: Pillow, or the faster OpenCV
+            (pip install 'nfx[fast]'), whose pixels differ by about one level. Test images are
+            always Pillow's.
+        bad_images: What to do with images that cannot be read: raise an error that names them, or
+            skip them: another is drawn, and the run directory lists them.
+        bad_share: Stop when more than this share of the images is skipped.
         model: A name that `nfx models` lists, as nfnet_micro or nf_regnet_b0.
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
@@ -34,14 +46,27 @@ class Recipe:
         stochastic_depth: Rate at which residual branches are dropped, at the end of the ramp.
         dropout: Rate before the classifier.
         flip: Whether half of the training images are mirrored left to right.
-        mixup: Parameter of MixUp's Beta distribution; 0 for no MixUp.
+        randaugment_layers: How many of RandAugment's operations each training image goes
+            through; 4 in the paper, 0 for none.
+        randaugment_level: How strong they are; 5, 10 and 15 in the paper.
+        randaugment_rules: What the operations do: "official", as the official code did with its
+            quirks, or "corrected", as timm does.
+        mixup: Parameter of MixUp's Beta distribution, 0.2 in the paper; 0 for no MixUp.
         cutmix: Whether to paste boxes between images. With MixUp too, each does half.
+        erase: Probability that a box of a training image is erased.
+        augment_order: What is done to training images, in this order; what is off does nothing.
+            NFNets mix before RandAugment; NF-RegNets normalize before they mix.
         seed: Of parameters, order and augmentation.
     """
 
     data: str = "sample"
     image_size: int = 28
+    test_size: int | None = None
     color: Literal["rgb", "gray"] = "gray"
+    crop_area: float = 1.0
+    decoder: Literal["pillow", "opencv"] = "pillow"
+    bad_images: Literal["raise", "skip"] = "raise"
+    bad_share: float = 0.01
     model: str = "nfnet_micro"
     steps: int = 2000
     batch_size: int = 32
@@ -56,8 +81,13 @@ class Recipe:
     stochastic_depth: float = 0.1
     dropout: float = 0.2
     flip: bool = True
+    randaugment_layers: int = 0
+    randaugment_level: int = 10
+    randaugment_rules: Literal["official", "corrected"] = "official"
     mixup: float = 0.0
     cutmix: bool = False
+    erase: float = 0.0
+    augment_order: tuple[Stage, ...] = Augmentation().order
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,13 +100,26 @@ class Recipe:
         problems = [
             f"{name}={getattr(self, name)} must be {range_}"
             for names, range_, holds in (
-                (("steps", "batch_size", "image_size"), "at least 1", lambda x: x >= 1),
                 (
-                    ("warmup_steps", "weight_decay", "mixup", "sharpness_radius"),
+                    ("steps", "batch_size", "image_size", "test_size"),
+                    "at least 1",
+                    lambda x: x is None or x >= 1,
+                ),
+                (
+                    (
+                        "warmup_steps",
+                        "weight_decay",
+                        "mixup",
+                        "sharpness_radius",
+                        "randaugment_layers",
+                        "randaugment_level",
+                    ),
                     "at least 0",
                     lambda x: x >= 0,
                 ),
                 (("learning_rate", "clipping"), "more than 0", lambda x: x is None or x > 0),
+                (("crop_area",), "in (0, 1]", lambda x: 0 < x <= 1),
+                (("bad_share", "erase"), "in [0, 1]", lambda x: 0 <= x <= 1),
                 (shares, "in [0, 1)", lambda x: 0 <= x < 1),
                 (("seed",), "in [0, 2**32)", lambda x: 0 <= x < 2**32),
             )
@@ -85,11 +128,36 @@ class Recipe:
         ]
         if problems:
             raise ValueError(f"The recipe cannot be trained: {'; '.join(problems)}.")
+        self.augmentation  # noqa: B018 (checks the order)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return 3 if self.color == "rgb" else 1
+
+    @property
+    def evaluation_size(self) -> int:
+        """Side of the test images, in pixels."""
+        return self.test_size or self.image_size
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What the device does to training images."""
+        return Augmentation(
+            flip=self.flip,
+            randaugment_layers=self.randaugment_layers,
+            randaugment_level=self.randaugment_level,
+            randaugment_rules=self.randaugment_rules,
+            mixup_alpha=self.mixup,
+            cutmix=self.cutmix,
+            erase_probability=self.erase,
+            order=self.augment_order,
+        )
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
     "sample": Recipe(),
-    "folder": Recipe(data="", image_size=64, color="rgb"),
+    "folder": Recipe(data="", image_size=64, color="rgb", crop_area=0.25),
 })  # fmt: skip
 
 
@@ -117,7 +185,7 @@ def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
             f"The run's recipe has the fields {sorted(saved)}, and this version of nfx expects "
             f"{sorted(fields)}: use the version that wrote it."
         )
-    return Recipe(**saved)
+    return Recipe(**{**saved, "augment_order": tuple(saved["augment_order"])})  # JSON has lists
 
 
 def check_same_recipe(run: str, saved: Recipe, asked: Recipe) -> None:

@@ -10,23 +10,23 @@ import jax
 from jax.sharding import Mesh
 
 from nfx.checkpoint import CheckpointStore, tree_digest
-from nfx.data import training_batches
 from nfx.optim import clipped_leaves
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvaluation
+from nfx.recipes._feed import Feed
 from nfx.recipes._opening import open_directory
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
 from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
     abstract_state,
+    BadImagesLog,
     Cadence,
     compile_for_all,
     create_state,
     Display,
     idle_axes,
     is_first_process,
-    load_parts,
     make_train_step,
     MetricsLog,
     number_of_first,
@@ -61,7 +61,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         TrainingError: If training diverges.
     """
     began = time.monotonic()
-    if recipe.data not in ("", "sample"):
+    if recipe.data not in ("", "sample", "noise"):
         # So that the run can be continued and evaluated from anywhere.
         recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
     mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
@@ -80,9 +80,14 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
 
     with CheckpointStore(directory.checkpoints, keep=options.keep_checkpoints) as store:
         state = _first_state(parts, mesh, store, display)
-        with display, MetricsLog(directory.path, step=int(state.step), writes=writes) as log:
-            observer = _Observer(parts, mesh, store, display, log, directory.config)
-            state = _fit(recipe, parts, mesh, cadence, state, observer)
+        with (
+            display,
+            MetricsLog(directory.path, step=int(state.step), writes=writes) as log,
+            BadImagesLog(directory.path, share=recipe.bad_share, say=display.say) as bad_images,
+        ):
+            feed = Feed(parts.images, mesh, bad_images.take, options.loading)
+            observer = _Observer(parts, feed, store, display, log, directory.config)
+            state = _fit(recipe, parts, feed, cadence, state, observer)
             evaluation = observer.evaluation or observer.measure(state)
             store.wait()
     result = _result(state, evaluation, log, time.monotonic() - began)
@@ -100,7 +105,7 @@ class _Observer:
     def __init__(
         self,
         parts: Parts,
-        mesh: Mesh,
+        feed: Feed,
         store: CheckpointStore,
         display: Display,
         log: MetricsLog,
@@ -108,7 +113,7 @@ class _Observer:
     ):
         self.display = display
         self.evaluation: RunEvaluation | None = None
-        self._parts, self._mesh, self._store, self._log = parts, mesh, store, log
+        self._parts, self._feed, self._store, self._log = parts, feed, store, log
         self._config = config
         self._evaluation_step: jax.stages.Compiled | None = None
 
@@ -136,8 +141,8 @@ class _Observer:
 
     def measure(self, state: TrainState) -> RunEvaluation:
         if self._evaluation_step is None:
-            self._evaluation_step = compile_evaluation(state, self._parts, self._mesh)
-        return evaluate_state(self._evaluation_step, state, self._parts, self._mesh)
+            self._evaluation_step = compile_evaluation(state, self._parts, self._feed)
+        return evaluate_state(self._evaluation_step, state, self._feed)
 
 
 def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> None:
@@ -148,9 +153,9 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
             "--run-dir DIR, the same to all, where all of them can read and write."
         )
     check_mesh(recipe, mesh)
-    if recipe.batch_size > len(parts.splits.train):
+    if recipe.batch_size > len(parts.images.train):
         raise ValueError(
-            f"batch_size={recipe.batch_size} must be at most the {len(parts.splits.train)} images "
+            f"batch_size={recipe.batch_size} must be at most the {len(parts.images.train)} images "
             "to train on."
         )
     if options.keep_checkpoints < 1:
@@ -161,7 +166,7 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
 def _fit(
     recipe: Recipe,
     parts: Parts,
-    mesh: Mesh,
+    feed: Feed,
     cadence: Cadence,
     state: TrainState,
     observer: _Observer,
@@ -170,20 +175,13 @@ def _fit(
     first_step = int(state.step)
     if first_step == recipe.steps:
         return state
-    load = lambda host, hosts: training_batches(
-        parts.splits.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        first_step=first_step,
-        host=host,
-        hosts=hosts,
-    )
-    step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
+    # Images are loaded while the step is compiled.
+    batches = feed.training(recipe.batch_size, seed=recipe.seed, first_step=first_step)
+    step = make_train_step(parts.optimizer, parts.preprocessing, feed.mesh, parts.observe)
     with observer.display.timed("Compiling the training step"):
-        batch = abstract_batch(parts.splits.train, recipe.batch_size, mesh)
+        batch = abstract_batch(parts.images.train, recipe.batch_size, feed.mesh)
         compiled = compile_for_all(step, state, batch, parts.key, name="training step")
-    batches = load_parts(load, mesh)
-    return run_training(compiled, state, batches, parts.key, mesh, cadence, observer)
+    return run_training(compiled, state, batches, parts.key, cadence, observer)
 
 
 def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Display) -> TrainState:
@@ -214,7 +212,7 @@ def _result(
 
 
 def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:
-    train, test = parts.splits
+    train, test = parts.images
     platform = mesh.devices.flat[0].platform
     model = jax.eval_shape(parts.build_model)
     idle = "".join(

@@ -1,5 +1,9 @@
 """Meshes, where arrays live on them, and what devices tell each other."""
 
+from nfx.sharding._batches import (
+    place_batch as place_batch,
+    prefetch_batches as prefetch_batches,
+)
 from nfx.sharding._collect import collect as collect, Communication as Communication
 from nfx.sharding._mesh import (
     abstract_mesh as abstract_mesh,
@@ -13,7 +17,6 @@ from nfx.sharding._mesh import (
     local_example_indices as local_example_indices,
     make_mesh as make_mesh,
     parse_mesh_shape as parse_mesh_shape,
-    place_batch as place_batch,
     replicated as replicated,
 )
 from nfx.sharding._rules import (

@@ -170,17 +170,6 @@ def check_batch_divides(mesh: AnyMesh, batch_size: int) -> None:
         )
 
 
-def place_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[Array]:
-    """Makes global arrays, split over the batch axes, of what each process loaded.
-
-    Args:
-        batch: Arrays whose first axis is this process's part of the global batch.
-        mesh: The mesh to place them on.
-    """
-    sharding = NamedSharding(mesh, batch_spec(mesh))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
-
 def local_example_indices(mesh: Mesh, count: int) -> Int[Array, " {count}"]:
     """Returns the global indices of this device's `count` examples; inside `shard_map`."""
     axes = batch_axes(mesh)

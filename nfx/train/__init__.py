@@ -1,5 +1,6 @@
 """Training and evaluation."""
 
+from nfx.train._bad_images import BadImagesLog as BadImagesLog
 from nfx.train._display import Display as Display, timed as timed
 from nfx.train._loop import (
     Cadence as Cadence,
@@ -28,6 +29,11 @@ from nfx.train._plan import (
 )
 from nfx.train._plan_table import plan_tables as plan_tables
 from nfx.train._plots import plot_clipping as plot_clipping
+from nfx.train._preprocessing import (
+    augment_examples as augment_examples,
+    AugmentedExamples as AugmentedExamples,
+    Preprocessing as Preprocessing,
+)
 from nfx.train._processes import (
     compile_for_all as compile_for_all,
     group_blocks as group_blocks,
@@ -51,7 +57,6 @@ from nfx.train._step import (
     make_evaluation_step as make_evaluation_step,
     make_train_step as make_train_step,
     Metrics as Metrics,
-    Preprocessing as Preprocessing,
     StepMetrics as StepMetrics,
     TrainState as TrainState,
 )

@@ -2,17 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
 from nfx.data import Batch
-from nfx.sharding import place_batch
 from nfx.train._step import EvaluationCounts, Metrics, TrainState
 
 
@@ -81,7 +79,6 @@ def run_training(
     state: TrainState,
     batches: Iterator[Batch],
     key: PRNGKeyArray,
-    mesh: Mesh,
     cadence: Cadence,
     observer: Observer,
 ) -> TrainState:
@@ -92,9 +89,9 @@ def run_training(
     Args:
         step: A compiled step: see `make_train_step`.
         state: Where to start; it is donated.
-        batches: This host's batches, beginning with that of the next step.
+        batches: Batches on the devices, beginning with that of the next step: see
+            `nfx.sharding.prefetch_batches`.
         key: The run's key.
-        mesh: Where to place the batches.
         cadence: How long, and when something is due.
         observer: What to do then.
 
@@ -104,7 +101,7 @@ def run_training(
     pending: list[Metrics] = []
     began = time.monotonic()
     for number in range(int(state.step) + 1, cadence.steps + 1):
-        state, metrics = step(state, place_batch(next(batches), mesh), key)
+        state, metrics = step(state, next(batches), key)
         pending.append(metrics)
         evaluates, checkpoints, logs = (
             number % every == 0 or number == cadence.steps
@@ -125,25 +122,34 @@ def run_training(
 
 def run_evaluation(
     step: Callable[[PyTree, PyTree, Batch], EvaluationCounts],
-    model: PyTree,
+    models: Sequence[PyTree],
     statistics: PyTree,
     batches: Iterable[Batch],
-    mesh: Mesh,
-) -> Evaluation:
-    """Evaluates a model on every example once.
+) -> list[Evaluation]:
+    """Evaluates models on every example once, in one pass over the batches.
 
     Args:
         step: See `make_evaluation_step`.
-        model: The model.
-        statistics: Its state: see `TrainState`.
-        batches: See `nfx.data.evaluation_batches`.
-        mesh: Where to place the batches.
+        models: The models.
+        statistics: Their state: see `TrainState`.
+        batches: Batches on the devices: of `nfx.data.evaluation_batches`, placed by
+            `nfx.sharding.prefetch_batches`.
+
+    Raises:
+        ValueError: If not one image is left to evaluate on.
     """
+    # One batch after the other, for no more of them to be on the devices than is needed.
     counts = [
-        jax.device_get(step(model, statistics, place_batch(batch, mesh))) for batch in batches
+        jax.device_get([step(model, statistics, batch) for model in models]) for batch in batches
     ]
-    correct, loss, examples = (math.fsum(values) for values in zip(*counts, strict=True))
-    return Evaluation(correct / examples, loss / examples, int(examples))
+
+    def total(of_model: Sequence[EvaluationCounts]) -> Evaluation:
+        correct, loss, examples = (math.fsum(values) for values in zip(*of_model, strict=True))
+        if not examples:
+            raise ValueError("None of the images to evaluate on can be used.")
+        return Evaluation(correct / examples, loss / examples, int(examples))
+
+    return [total(of_model) for of_model in zip(*counts, strict=True)]
 
 
 def _average(last: int, metrics: list[Metrics]) -> dict[str, Any]:

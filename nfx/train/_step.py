@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
 
-from nfx.augment import augment_batch, Augmentation, example_keys, normalize
+from nfx.augment import normalize
 from nfx.data import Batch, PADDING_LABEL
 from nfx.models import apply_batch, initial_statistics
 from nfx.optim import ema_parameters
@@ -31,6 +31,7 @@ from nfx.sharding import (
 )
 from nfx.train._losses import one_hot, smoothed_cross_entropy
 from nfx.train._placement import shard_model, state_shardings
+from nfx.train._preprocessing import augment_examples, Preprocessing
 
 
 class TrainState(eqx.Module):
@@ -52,25 +53,6 @@ class TrainState(eqx.Module):
     def ema(self) -> PyTree:
         """The model with averaged parameters."""
         return ema_parameters(self.opt_state)
-
-
-class Preprocessing(NamedTuple):
-    """What happens to a batch before the network.
-
-    Attributes:
-        mean: Mean of the pixels, one a channel or one for all, on a scale of 0 to 1.
-        std: Their standard deviation.
-        augmentation: What happens to training images.
-        label_smoothing: Share of a label that is spread over all classes.
-        dtype: What the network computes in: "float32" or "bfloat16". Images are prepared in
-            float32 and cast last; parameters, their update and the loss stay in float32.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: Augmentation
-    label_smoothing: float = 0.1
-    dtype: str = "float32"
 
 
 class EvaluationCounts(NamedTuple):
@@ -248,16 +230,8 @@ def _sharded_loss(
         model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], PyTree]:
         indices = local_example_indices(mesh, batch.labels.shape[0])
-        keys = example_keys(key, step, indices)
-        augment_keys, model_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        images, targets = augment_batch(
-            preprocessing.augmentation,
-            augment_keys,
-            indices,
-            batch.images,
-            one_hot(batch.labels, model.head.bias.shape[0]),
-            mean=preprocessing.mean,
-            std=preprocessing.std,
+        images, targets, model_keys = augment_examples(
+            preprocessing, *batch, key, step, indices, num_classes=model.head.bias.shape[0]
         )
         images = images.astype(preprocessing.dtype)
         logits, statistics = apply_batch(

@@ -1,0 +1,79 @@
+"""A recipe's images as batches on the devices of a mesh."""
+
+import dataclasses
+import functools as ft
+from collections.abc import Callable, Iterator
+
+from jax.sharding import Mesh
+
+from nfx.data import (
+    BadImage,
+    Batch,
+    evaluation_batches,
+    Images,
+    Loading,
+    Splits,
+    training_batches,
+)
+from nfx.sharding import batch_shards, prefetch_batches
+from nfx.train import load_parts
+
+
+# Images that a device evaluates at a time. The result does not depend on it.
+_IMAGES_PER_DEVICE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Loads batches ahead, and places them on the devices.
+
+    Attributes:
+        images: What to train on and what to be judged by.
+        mesh: The devices.
+        on_skip: Is told of images that were skipped: the split, its size, and which.
+        loading: Who loads.
+    """
+
+    images: Splits[Images]
+    mesh: Mesh
+    on_skip: Callable[[str, int, BadImage], None]
+    loading: Loading = Loading()  # noqa: RUF009 (frozen)
+
+    @property
+    def evaluation_size(self) -> int:
+        """Size of the batches to evaluate on."""
+        return _IMAGES_PER_DEVICE * batch_shards(self.mesh)
+
+    def training(self, batch_size: int, *, seed: int, first_step: int) -> Iterator[Batch]:
+        """Yields the batches from a step on, for ever: see `nfx.data.training_batches`."""
+        train = self.images.train
+
+        def load(host: int, hosts: int) -> Iterator[Batch]:
+            return training_batches(
+                train,
+                batch_size,
+                seed=seed,
+                first_step=first_step,
+                host=host,
+                hosts=hosts,
+                loading=self.loading,
+                on_skip=ft.partial(self.on_skip, "train", len(train)),
+            )
+
+        return prefetch_batches(load_parts(load, self.mesh), self.mesh)
+
+    def evaluation(self) -> Iterator[Batch]:
+        """Yields each test image once: see `nfx.data.evaluation_batches`."""
+        test = self.images.test
+
+        def load(host: int, hosts: int) -> Iterator[Batch]:
+            return evaluation_batches(
+                test,
+                self.evaluation_size,
+                host=host,
+                hosts=hosts,
+                loading=self.loading,
+                on_skip=ft.partial(self.on_skip, "test", len(test)),
+            )
+
+        return prefetch_batches(load_parts(load, self.mesh), self.mesh)

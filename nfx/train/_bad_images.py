@@ -1,0 +1,81 @@
+"""What a run says about images that it had to skip."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from nfx.data import BadImage
+from nfx.train._loop import TrainingError
+from nfx.train._records import Records
+
+
+class BadImagesLog:
+    """Lists the images that a run skipped in its directory, each once, and stops at too many.
+
+    A process lists what it met itself, in `bad_images.jsonl`, or as number `n` of several
+    processes, from 1, in `bad_images-n.jsonl`.
+    """
+
+    def __init__(self, directory: Path, *, share: float, say: Callable[[str], Any]):
+        """Opens the list, which goes on from that of the run before it was interrupted.
+
+        Args:
+            directory: The run directory.
+            share: Stop when more than this share of a split's images is bad.
+            say: Shows a line to whoever watches.
+        """
+        number = jax.process_index()
+        self._path = directory / f"bad_images{f'-{number}' if number else ''}.jsonl"
+        self._share, self._say = share, say
+        self._records: Records | None = None
+        self._known: dict[str, set[int]] = {}
+
+    def __enter__(self) -> "BadImagesLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._records is not None:
+            self._records.close()
+
+    def take(self, split: str, count: int, bad: BadImage) -> None:
+        """Takes note of an image that was skipped.
+
+        Args:
+            split: What it is of: "train" or "test".
+            count: How many images that has.
+            bad: Which image.
+
+        Raises:
+            TrainingError: If more than the share of the images is bad.
+        """
+        records = self._open()
+        known = self._known.setdefault(split, set())
+        if bad.index in known:
+            return
+        known.add(bad.index)
+        records.append({"split": split, **dataclasses.asdict(bad)})
+        if len(known) == 1:
+            self._say(f"Skipping bad images, listed in {self._path}: {bad.name}: {bad.reason}")
+        if len(known) > self._share * count:
+            raise TrainingError(
+                f"{len(known)} of {count:,} {split} images cannot be used, more than the share of "
+                f"{self._share:g} that may be skipped. The last is {bad.name!r}: {bad.reason}. All "
+                f"are listed in {str(self._path)!r}: repair or remove them, or raise --bad-share."
+            )
+
+    def _open(self) -> Records:
+        """Opens the file when there is something to list."""
+        if self._records is None:
+            self._records = Records(self._path)
+            for record in self._records.kept:
+                self._known.setdefault(record["split"], set()).add(record["index"])
+        return self._records

@@ -1,0 +1,53 @@
+"""Records as lines of JSON in a file that may be cut off at any moment."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nfx.train._run_directory import write_text
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a file, without one that was cut off; none if there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Records:
+    """A file that records are appended to, each as soon as it is written.
+
+    Attributes:
+        kept: The records that were there when it was opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep: Callable[[Mapping[str, Any]], bool] = lambda record: True,
+        writes: bool = True,
+    ):
+        """Opens a file, and forgets some of what an interrupted process wrote.
+
+        Args:
+            path: The file, which need not exist.
+            keep: Which records to keep.
+            writes: Whether to write, or only to read: of several processes one writes.
+        """
+        self.kept = [record for record in read_records(path) if keep(record)]
+        if writes:
+            write_text(path, "".join(json.dumps(record) + "\n" for record in self.kept))
+        self._file = (path if writes else Path(os.devnull)).open("a")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes a record."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
