@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -36,6 +37,13 @@ def test_photos_are_seen_upright(form, options, orientation):
     assert found.shape == blocks.shape
     tolerance = 2 if form == "JPEG" else 0
     np.testing.assert_allclose(found.astype(int), blocks, rtol=0, atol=tolerance)
+
+
+def test_an_orientation_in_xmp_counts():
+    blocks = noise(0, 2, 3).repeat(16, 0).repeat(16, 1)
+    note = b'<rdf:Description tiff:Orientation="6"/>'
+    found = pixels_of(encode(blocks, "JPEG", xmp=note))
+    np.testing.assert_array_equal(found, np.rot90(pixels_of(encode(blocks, "JPEG")), -1))
 
 
 @pytest.mark.parametrize("exif", [b"Exif\x00\x00", b"Exif\x00\x00nonsense", b"x" * 40])
@@ -144,12 +152,12 @@ def test_bad_files_are_refused_and_say_why(name, channels):
 
 
 @pytest.mark.parametrize("side", [11, 30])  # less than twice too much, and more
-@pytest.mark.parametrize("warnings", ["error", "ignore"])
-def test_too_many_pixels_are_refused_whatever_warnings_do(monkeypatch, request, side, warnings):
-    request.applymarker(pytest.mark.filterwarnings(warnings))
+@pytest.mark.parametrize("action", ["error", "ignore"])
+def test_too_many_pixels_are_refused_whatever_warnings_do(monkeypatch, side, action):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     pixels_of(encode(noise(0, 10, 10), "PNG"))
-    with pytest.raises(ImageError, match="more than 100 pixels, Pillow's limit"):
+    refused = pytest.raises(ImageError, match="more than 100 pixels, Pillow's limit")
+    with warnings.catch_warnings(action=action), refused:
         decode(encode(noise(0, side, side), "PNG"), 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     pixels_of(encode(noise(0, side, side), "PNG"))

@@ -16,6 +16,7 @@ from nfx.data import (
     central_square,
     CentreView,
     ImageError,
+    ImageTransform,
     RandomCrop,
     resize_bicubic,
     sample_crop,
@@ -234,15 +235,15 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_files_are_the_same_under_both_decoders(name):
-    found = RandomCrop(32, decoder="opencv")(ODD[name], rng(1))
-    np.testing.assert_array_equal(found, RandomCrop(32)(ODD[name], rng(1)))
+    found = RandomCrop(128, decoder="opencv")(ODD[name], rng(1))
+    np.testing.assert_array_equal(found, RandomCrop(128)(ODD[name], rng(1)))
 
 
 @pytest.mark.parametrize("decoder", ["pillow", "opencv"])
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_refused_by_all(name, decoder):
     data, reason = BAD[name]
-    for transform in (RandomCrop(8, decoder=decoder), CentreView(8), AsStored((40, 50, 3))):
+    for transform in (RandomCrop(32, decoder=decoder), CentreView(8), AsStored((40, 50, 3))):
         with pytest.raises(ImageError, match=reason):
             transform(data, rng())
 
@@ -309,6 +310,7 @@ TRANSFORMS = [
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 def test_transforms_are_values_for_threads_and_processes(transform):
+    assert isinstance(transform, ImageTransform)
     copy = pickle.loads(pickle.dumps(transform))
     assert copy == transform
     with ThreadPoolExecutor(4) as threads:
@@ -390,7 +392,7 @@ def test_timm_sees_the_same():
 
 def test_the_official_share_is_32_pixels_more_at_any_size():
     """So an image of that size is not resized, and its middle is seen as it is."""
-    for size in range(1, 600, 7):
+    for size in [*range(1, 600, 7), 68, 69, 83]:  # of those, the quotient comes out below it
         strip = noise(size, size + 32, size + 32, 1)
         view = CentreView(size, 1, "official_squash", size / (size + 32))
         np.testing.assert_array_equal(view(strip, rng()), strip[16:-16, 16:-16])

@@ -159,7 +159,4 @@ def _sample_size(
 def _largest_height(width: int, height: float, aspect: float) -> int:
     """The largest height up to `height` whose width, rounded, is at most `width`."""
     rows = round(height)
-    if round(rows * aspect) > width:
-        rows = int((width + 0.5 - 1e-7) / aspect)
-        rows -= round(rows * aspect) > width
-    return rows
+    return rows if round(rows * aspect) <= width else int((width + 0.5 - 1e-7) / aspect)

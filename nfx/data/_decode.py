@@ -36,9 +36,9 @@ _TRANSPOSITIONS = {
 def decode(data: bytes, channels: int) -> "Image.Image":
     """Decodes an image, upright, to 8 bits a channel.
 
-    EXIF's orientation is followed. What is transparent is seen on white, as a drawing on a
-    transparent ground is meant to be. 16 bits of gray are scaled to 8. Of an animation, the
-    first frame is taken.
+    EXIF's orientation is followed, which the official code and timm do not look at. What is
+    transparent is seen on white, as a drawing on a transparent ground is meant to be. 16 bits of
+    gray are scaled to 8. Of an animation, the first frame is taken.
 
     Args:
         data: A whole file: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM.
@@ -176,12 +176,13 @@ def _to_8_bits(image: "Image.Image") -> "Image.Image":
     """Scales gray of more than 8 bits, so that white stays white."""
     from PIL import Image
 
-    # Pillow has 16 bits as I;16, or as I of PPM, whatever the maximum that the file declares.
-    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):
+    # Pillow has 16 bits as I;16, or as I of formats that have no more; PPM's it has scaled to them.
+    deep = image.mode == "I" and image.format in ("PNG", "PPM")
+    if not (deep or image.mode.startswith("I;16")):
         kind = "floats" if image.mode == "F" else "32-bit integers"
         raise ImageError(f"its pixels are {kind} of unknown scale: save it with 8 or 16 bits")
-    deep = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    levels = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":
