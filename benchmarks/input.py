@@ -100,11 +100,10 @@ def start(data, name):
     """Measures one loader in this process, which has done nothing else; prints JSON."""
     began = time.perf_counter()
     if name.startswith("timm"):
-        import torch  # noqa: F401
+        importlib.import_module("timm.data")
     else:
-        import grain  # noqa: F401
-
-        import nfx.data  # noqa: F401
+        importlib.import_module("grain")
+        importlib.import_module("nfx.data")
     imported = time.perf_counter()
     iterator = LOADERS[name](data)
     next(iterator)

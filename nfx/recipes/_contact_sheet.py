@@ -69,7 +69,8 @@ def _augmented(recipe: Recipe, parts: Parts, count: int) -> tuple[np.ndarray, np
 
 def _caption(target: np.ndarray, class_names: Sequence[str]) -> str:
     """The classes of a target, the largest share first."""
-    labels = [int(label) for label in np.argsort(-target, kind="stable")[:2] if target[label] > 0]
+    order = np.argsort(-target, kind="stable")[:2]
+    labels = [int(label) for label in order if target[label] >= 0.005]
     if len(labels) == 1:
         return class_names[labels[0]]
     return "\n".join(f"{target[label]:.0%} {class_names[label]}" for label in labels)

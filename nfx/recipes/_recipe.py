@@ -49,8 +49,9 @@ class Recipe:
         randaugment_layers: How many of RandAugment's operations each training image goes
             through; 4 in the paper, 0 for none.
         randaugment_level: How strong they are; 5, 10 and 15 in the paper.
-        randaugment_rules: What the operations do: "official", as the official code did with its
-            quirks, or "corrected", as timm does.
+        randaugment_rules: What the operations do: "corrected", as timm does, or "official", as the
+            official code did, quirks and all: it moves images by up to 150 pixels, however small
+            they are.
         mixup: Parameter of MixUp's Beta distribution, 0.2 in the paper; 0 for no MixUp.
         cutmix: Whether to paste boxes between images. With MixUp too, each does half.
         erase: Probability that a box of a training image is erased.
@@ -83,7 +84,7 @@ class Recipe:
     flip: bool = True
     randaugment_layers: int = 0
     randaugment_level: int = 10
-    randaugment_rules: Literal["official", "corrected"] = "official"
+    randaugment_rules: Literal["official", "corrected"] = "corrected"
     mixup: float = 0.0
     cutmix: bool = False
     erase: float = 0.0
