@@ -167,8 +167,12 @@ def test_cutout_fills_its_box_and_nothing_else(place):
 def test_corrected_cutout_and_translation_scale_with_the_image():
     assert OPERATIONS["official"]["Cutout"].arguments(10) == (40, 40)
     cut = OPERATIONS["corrected"]["Cutout"]
-    for shape, pixels in (((224, 224, 1), 80 * 80), ((112, 56, 1), 40 * 20)):
-        out = cut.apply(jnp.zeros(shape, jnp.uint8), *cut.arguments(10), jnp.asarray([0.5, 0.5]))
+    for level, shape, pixels in (
+        (10, (224, 224, 1), 80 * 80),
+        (10, (112, 56, 1), 40 * 20),
+        (7, (224, 448, 1), 56 * 112),
+    ):
+        out = cut.apply(jnp.zeros(shape, jnp.uint8), *cut.arguments(level), jnp.full(2, 0.5))
         assert int(jnp.sum(out == FILL)) == pixels
     for width in (20, 40):
         moved = apply("corrected", "TranslateX", 10, jnp.zeros((4, width, 1), jnp.uint8))
