@@ -22,21 +22,6 @@ FILL = 128
 Matrix = tuple[float, float, float, float, float, float]
 
 
-def shear_x(factor: float) -> Matrix:
-    """Returns the matrix of a shift to the side that grows downwards."""
-    return (1.0, factor, 0.0, 0.0, 1.0, 0.0)
-
-
-def shear_y(factor: float) -> Matrix:
-    """Returns the matrix of a shift downwards that grows to the side."""
-    return (1.0, 0.0, 0.0, factor, 1.0, 0.0)
-
-
-def translation(x: float, y: float) -> Matrix:
-    """Returns the matrix of a shift by pixels."""
-    return (1.0, 0.0, x, 0.0, 1.0, y)
-
-
 def official_transform(image: UInt8[Array, "h w c"], matrix: Matrix) -> UInt8[Array, "h w c"]:
     """Applies an affine transform as TensorFlow does."""
     height, width, _ = image.shape
@@ -64,6 +49,26 @@ def official_rotate(image: UInt8[Array, "h w c"], degrees: float) -> UInt8[Array
     return official_transform(image, (a, b, c, d, e, f))
 
 
+def official_shear_x(image: UInt8[Array, "h w c"], factor: float) -> UInt8[Array, "h w c"]:
+    """Shifts rows to the side, more and more downwards."""
+    return official_transform(image, (1.0, factor, 0.0, 0.0, 1.0, 0.0))
+
+
+def official_shear_y(image: UInt8[Array, "h w c"], factor: float) -> UInt8[Array, "h w c"]:
+    """Shifts columns upwards, more and more to the right."""
+    return official_transform(image, (1.0, 0.0, 0.0, factor, 1.0, 0.0))
+
+
+def official_translate_x(image: UInt8[Array, "h w c"], shift: float) -> UInt8[Array, "h w c"]:
+    """Shifts the image to the left by pixels."""
+    return official_transform(image, (1.0, 0.0, shift, 0.0, 1.0, 0.0))
+
+
+def official_translate_y(image: UInt8[Array, "h w c"], shift: float) -> UInt8[Array, "h w c"]:
+    """Shifts the image upwards by pixels."""
+    return official_transform(image, (1.0, 0.0, 0.0, 0.0, 1.0, shift))
+
+
 def pillow_transform(image: UInt8[Array, "h w c"], matrix: Matrix) -> UInt8[Array, "h w c"]:
     """Applies an affine transform as Pillow does."""
     height, width, _ = image.shape
@@ -89,14 +94,29 @@ def pillow_rotate(image: UInt8[Array, "h w c"], degrees: float) -> UInt8[Array, 
     )
 
 
-def pillow_translate(
-    image: UInt8[Array, "h w c"], share_x: float, share_y: float
-) -> UInt8[Array, "h w c"]:
-    """Translates by shares of the image's sides as Pillow does."""
-    height, width, _ = image.shape
-    # Pillow adds in float64 where nothing is scaled: whole pixels, whatever a fixed point holds.
-    x, y = math.floor(share_x * width + 0.5), math.floor(share_y * height + 0.5)
-    return pillow_transform(image, translation(float(x), float(y)))
+def pillow_shear_x(image: UInt8[Array, "h w c"], factor: float) -> UInt8[Array, "h w c"]:
+    """As `official_shear_x`."""
+    return pillow_transform(image, (1.0, factor, 0.0, 0.0, 1.0, 0.0))
+
+
+def pillow_shear_y(image: UInt8[Array, "h w c"], factor: float) -> UInt8[Array, "h w c"]:
+    """As `official_shear_y`."""
+    return pillow_transform(image, (1.0, 0.0, 0.0, factor, 1.0, 0.0))
+
+
+def pillow_translate_x(image: UInt8[Array, "h w c"], share: float) -> UInt8[Array, "h w c"]:
+    """Shifts the image to the left by a share of its width."""
+    return pillow_transform(image, (1.0, 0.0, _whole(share * image.shape[1]), 0.0, 1.0, 0.0))
+
+
+def pillow_translate_y(image: UInt8[Array, "h w c"], share: float) -> UInt8[Array, "h w c"]:
+    """Shifts the image upwards by a share of its height."""
+    return pillow_transform(image, (1.0, 0.0, 0.0, 0.0, 1.0, _whole(share * image.shape[0])))
+
+
+def _whole(shift: float) -> float:
+    """Rounds as Pillow does where nothing is scaled: in float64, and not in fixed point."""
+    return float(math.floor(shift + 0.5))
 
 
 def cutout(

@@ -7,7 +7,7 @@ from typing import get_args, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from nfx.augment import _geometry as geometry, _pixels as pixels
 
@@ -32,24 +32,20 @@ class Operation(NamedTuple):
     placed: bool = False
 
 
-def _factor(level: int) -> tuple[float]:
-    return (level / 10 * 1.8 + 0.1,)
+def _signed(apply: Callable[..., UInt8[Array, "h w c"]], at_ten: float) -> Operation:
+    return Operation(apply, lambda level: (level / 10 * at_ten,), signed=True)
 
 
 def _enhancement(degenerate: Callable[..., UInt8[Array, "..."]]) -> Operation:
-    return Operation(ft.partial(pixels.enhance, degenerate=degenerate), _factor)
-
-
-def _moved(
-    transform: Callable[..., UInt8[Array, "h w c"]], matrix: Callable[..., geometry.Matrix]
-) -> Callable[..., UInt8[Array, "h w c"]]:
-    return lambda image, *arguments: transform(image, matrix(*arguments))
+    enhance = ft.partial(pixels.enhance, degenerate=degenerate)
+    return Operation(enhance, lambda level: (level / 10 * 1.8 + 0.1,))
 
 
 def _relative_cutout(
-    image: UInt8[Array, "h w c"], share: float, place: Array
+    image: UInt8[Array, "h w c"], half: int, place: Float[Array, " 2"]
 ) -> UInt8[Array, "h w c"]:
-    height, width = (int(share * side) for side in image.shape[:2])
+    """Takes pixels of 224 for shares of the image's sides."""
+    height, width = (half * side // 224 for side in image.shape[:2])
     return geometry.cutout(image, height, width, place)
 
 
@@ -58,64 +54,35 @@ _OFFICIAL = {
     "AutoContrast": Operation(pixels.auto_contrast),
     "Equalize": Operation(pixels.equalize),
     "Invert": Operation(pixels.invert),
-    "Rotate": Operation(geometry.official_rotate, lambda m: (m / 10 * 30,), signed=True),
-    "Posterize": Operation(pixels.posterize, lambda m: (int(m / 10 * 4),)),
+    "Rotate": _signed(geometry.official_rotate, 30.0),
+    "Posterize": Operation(pixels.posterize, lambda level: (int(level / 10 * 4),)),
     # The threshold is a byte there, which wraps: at level 10, 256 is 0 and all is inverted.
-    "Solarize": Operation(pixels.solarize, lambda m: (int(m / 10 * 256) % 256,)),
+    "Solarize": Operation(pixels.solarize, lambda level: (int(level / 10 * 256) % 256,)),
     "Color": _enhancement(pixels.official_gray),
     "Contrast": _enhancement(pixels.official_mean),
     "Brightness": _enhancement(pixels.black),
     "Sharpness": _enhancement(pixels.official_smooth),
-    "ShearX": Operation(
-        _moved(geometry.official_transform, geometry.shear_x),
-        lambda m: (m / 10 * 0.3,),
-        signed=True,
-    ),
-    "ShearY": Operation(
-        _moved(geometry.official_transform, geometry.shear_y),
-        lambda m: (m / 10 * 0.3,),
-        signed=True,
-    ),
+    "ShearX": _signed(geometry.official_shear_x, 0.3),
+    "ShearY": _signed(geometry.official_shear_y, 0.3),
     # Pixels, whatever the size of the image.
-    "TranslateX": Operation(
-        _moved(geometry.official_transform, lambda x: geometry.translation(x, 0.0)),
-        lambda m: (m / 10 * 100,),
-        signed=True,
-    ),
-    "TranslateY": Operation(
-        _moved(geometry.official_transform, lambda y: geometry.translation(0.0, y)),
-        lambda m: (m / 10 * 100,),
-        signed=True,
-    ),
-    "Cutout": Operation(geometry.cutout, lambda m: (int(m / 10 * 40),) * 2, placed=True),
-    "SolarizeAdd": Operation(pixels.solarize_add, lambda m: (int(m / 10 * 110),)),
+    "TranslateX": _signed(geometry.official_translate_x, 100.0),
+    "TranslateY": _signed(geometry.official_translate_y, 100.0),
+    "Cutout": Operation(geometry.cutout, lambda level: (int(level / 10 * 40),) * 2, placed=True),
+    "SolarizeAdd": Operation(pixels.solarize_add, lambda level: (int(level / 10 * 110),)),
 }
 
 _CORRECTED = _OFFICIAL | {
-    "Rotate": Operation(geometry.pillow_rotate, lambda m: (m / 10 * 30,), signed=True),
-    "Solarize": Operation(pixels.solarize, lambda m: (min(256, int(m / 10 * 256)),)),
+    "Rotate": _signed(geometry.pillow_rotate, 30.0),
+    "Solarize": Operation(pixels.solarize, lambda level: (min(256, int(level / 10 * 256)),)),
     "Color": _enhancement(pixels.pillow_gray),
     "Contrast": _enhancement(pixels.pillow_mean),
     "Sharpness": _enhancement(pixels.pillow_smooth),
-    "ShearX": Operation(
-        _moved(geometry.pillow_transform, geometry.shear_x), lambda m: (m / 10 * 0.3,), signed=True
-    ),
-    "ShearY": Operation(
-        _moved(geometry.pillow_transform, geometry.shear_y), lambda m: (m / 10 * 0.3,), signed=True
-    ),
-    "TranslateX": Operation(
-        lambda image, share: geometry.pillow_translate(image, share, 0.0),
-        lambda m: (m / 10 * 0.45,),
-        signed=True,
-    ),
-    "TranslateY": Operation(
-        lambda image, share: geometry.pillow_translate(image, 0.0, share),
-        lambda m: (m / 10 * 0.45,),
-        signed=True,
-    ),
-    # What the official pixels are of its 224.
-    "Cutout": Operation(_relative_cutout, lambda m: (m / 10 * 40 / 224,), placed=True),
-    "SolarizeAdd": Operation(pixels.solarize_add, lambda m: (min(128, int(m / 10 * 110)),)),
+    "ShearX": _signed(geometry.pillow_shear_x, 0.3),
+    "ShearY": _signed(geometry.pillow_shear_y, 0.3),
+    "TranslateX": _signed(geometry.pillow_translate_x, 0.45),
+    "TranslateY": _signed(geometry.pillow_translate_y, 0.45),
+    "Cutout": Operation(_relative_cutout, lambda level: (int(level / 10 * 40),), placed=True),
+    "SolarizeAdd": Operation(pixels.solarize_add, lambda level: (min(128, int(level / 10 * 110)),)),
 }
 
 OPERATIONS: Mapping[RandAugmentRules, Mapping[str, Operation]] = MappingProxyType(
@@ -151,7 +118,7 @@ def randaugment(
             neither three nor one.
 
     References:
-        Cubuk et al. (2020), arXiv:1909.13719; Brock et al. (2021), arXiv:2102.06171, appendix A.
+        Cubuk et al. (2020), arXiv:1909.13719; Brock et al. (2021), arXiv:2102.06171.
     """
     check_randaugment(layers, level, rules)
     if image.shape[-1] not in (1, 3):
@@ -160,16 +127,13 @@ def randaugment(
             f"{image.shape}; leave it out for other images."
         )
     operations = OPERATIONS[rules].values()
-    branches = [branch for operation in operations for branch in _branches(operation, level)]
-    firsts, first = [], 0
-    for operation in operations:
-        firsts.append(first)
-        first += 1 + operation.signed
-    signed = jnp.asarray([operation.signed for operation in operations])
+    variants = [_branches(operation, level) for operation in operations]
+    branches = [branch for each in variants for branch in each]
+    counts = jnp.asarray([len(each) for each in variants])
     which_key, sign_key, place_key = jax.random.split(key, 3)
-    which = jax.random.randint(which_key, (layers,), 0, len(firsts))
-    negative = jax.random.bernoulli(sign_key, shape=(layers,)) & signed[which]
-    indices = jnp.asarray(firsts)[which] + negative.astype(jnp.int32)
+    which = jax.random.randint(which_key, (layers,), 0, len(variants))
+    negative = jax.random.bernoulli(sign_key, shape=(layers,)) & (counts[which] > 1)
+    indices = (jnp.cumsum(counts) - counts)[which] + negative.astype(counts.dtype)
     places = jax.random.uniform(place_key, (layers, 2))
 
     def layer(image: Array, drawn: tuple[Array, Array]) -> tuple[Array, None]:
