@@ -1,0 +1,243 @@
+"""What a recipe makes of images: looked at, trained on, judged by, skipped."""
+
+import dataclasses
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from nfx.cli import main
+from nfx.data import (
+    ArraySource,
+    AsStored,
+    BadImage,
+    CentreView,
+    Images,
+    load_sample,
+    open_sources,
+    RandomCrop,
+    Record,
+    Splits,
+    survey,
+    training_batches,
+)
+from nfx.recipes import build_parts, contact_sheet, evaluate, Recipe
+from nfx.recipes._images import recipe_images
+from nfx.train import augment_examples, BadImagesLog, TrainingError
+
+
+FOLDER = Recipe(data="x", image_size=48, test_size=64, color="rgb", crop_area=0.25)
+
+
+def write_pictures(root, *, broken=(), count=12):
+    """Two classes of plain pictures of several sizes and kinds; returns the folder."""
+    for index, name in enumerate(("blue", "red")):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            path = root / name / f"{number:02}.{'jpg' if number % 2 else 'png'}"
+            color = [10 * number, 40, 40]
+            color[2 * (1 - index)] = 250
+            Image.new("RGB", (60 + number, 50), tuple(color)).save(path)
+            if path.stem in broken:
+                path.write_bytes(path.read_bytes()[:60])
+    return root
+
+
+class TestRecipes:
+    def test_the_sample_is_taken_as_it_is(self):
+        train, test = recipe_images(Recipe())
+        assert train.transform == test.transform == AsStored((28, 28, 1))
+
+    def test_or_as_one_likes(self):
+        train, test = recipe_images(Recipe(image_size=32, color="rgb", crop_area=0.5))
+        example = train.load(0, np.random.default_rng(0))
+        assert example.image.shape == (32, 32, 3)
+        assert test.judge(0).image.shape == (32, 32, 3)
+
+    @pytest.mark.parametrize(
+        ("model", "view"),
+        [
+            ("nfnet_f0", CentreView(64, 3, "official_squash", 256 / 288)),
+            ("nf_regnet_b0", CentreView(64, 3, "official_crop", 224 / 256)),
+            ("timm/dm_nfnet_f0", CentreView(64, 3, "timm_squash", 0.9)),
+            ("nfnet_micro", CentreView(64, 3, "timm", 1.0)),
+        ],
+    )
+    def test_models_are_judged_as_their_cards_say(self, model, view):
+        nothing = ArraySource(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32), ["a", "b"])
+        train, test = recipe_images(
+            dataclasses.replace(FOLDER, model=model), Splits(nothing, nothing)
+        )
+        assert test.transform == view
+        assert train.transform == RandomCrop(48, 3, area=(0.25, 1.0))
+
+    def test_without_random_crops_the_centre_is_trained_on(self):
+        nothing = ArraySource(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int32), ["a", "b"])
+        train, _ = recipe_images(
+            dataclasses.replace(FOLDER, crop_area=1.0), Splits(nothing, nothing)
+        )
+        assert train.transform == CentreView(48, 3, "timm", 1.0)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"crop_area": 0}, r"crop_area=0 must be in \(0, 1\]"),
+            ({"bad_share": 2}, r"bad_share=2 must be in \[0, 1\]"),
+            ({"test_size": 0}, "test_size=0 must be at least 1"),
+            ({"augment_order": ("normalize", "randaugment", "flip"), "randaugment_layers": 1},
+             "RandAugment works on bytes"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_is_refused(self, fields, message):
+        with pytest.raises(ValueError, match=message):
+            Recipe(**fields)
+
+    def test_noise_has_the_size_that_is_asked_for(self):
+        train, _ = recipe_images(dataclasses.replace(FOLDER, data="noise", crop_area=1.0))
+        assert len(train) == 1_281_167
+        assert train.load(5, np.random.default_rng(0)).image.shape == (48, 48, 3)
+
+
+class OddSource:
+    """An array, a palette, what is none, and one that cannot be read."""
+
+    class_names = ("even", "odd")
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        file = io.BytesIO()
+        Image.new("P", (7, 5)).save(file, "GIF")
+        images = [np.zeros((3, 4, 1), np.uint8), file.getvalue(), b"", b"nothing"]
+        return Record(images[index], index % 2, f"image {index}")
+
+
+def test_a_survey_counts_what_is_there():
+    told = []
+    found = survey(OddSource(), progress=told.append)
+    assert (found.images, found.examined, sum(told)) == (4, 4, 4)
+    assert found.counts.tolist() == [1, 1]
+    assert found.sizes.tolist() == [[4, 3], [7, 5]]
+    assert found.kinds == {"array of 1 channels": 1, "GIF P": 1}
+    assert found.bad == [
+        BadImage(2, "image 2", "it is empty"),
+        BadImage(3, "image 3", found.bad[1].reason),
+    ]
+    assert found.stored_bytes[0] == 12
+
+
+def test_a_survey_of_some_is_spread_over_all():
+    images = np.zeros((100, 2, 2, 1), np.uint8)
+    found = survey(ArraySource(images, np.arange(100) // 50, ["a", "b"]), limit=10)
+    assert found.counts.tolist() == [5, 5]
+    with pytest.raises(ValueError, match="limit=0"):
+        survey(OddSource(), limit=0)
+
+
+MIXED = Recipe(mixup=0.2, cutmix=True, randaugment_layers=1, seed=3)
+
+
+def test_a_contact_sheet_shows_what_a_run_sees_first():
+    """Tiles are the pixels that the training step computes from its first batch."""
+    sheet = np.asarray(contact_sheet(MIXED, count=4, columns=4))
+    parts = build_parts(MIXED)
+    batch = next(training_batches(parts.images.train, 32, seed=3))
+    examples = jax.jit(
+        lambda images, labels: augment_examples(
+            parts.preprocessing, images, labels, parts.key, 0, np.arange(32), 10
+        )
+    )(*batch)
+    scale, margin = 4, 8
+    for column in range(4):
+        left = margin + column * (28 * scale + margin)
+        tile = sheet[margin : margin + 28 * scale : scale, left : left + 28 * scale : scale]
+        mean, std = parts.preprocessing[:2]
+        pixels = 255 * (np.asarray(examples.images[column]) * std + mean)
+        np.testing.assert_allclose(tile, np.broadcast_to(pixels, tile.shape), atol=1)
+
+
+def test_people_read_counts_and_what_cannot_be_read(tmp_path, capsys):
+    folder = write_pictures(tmp_path / "in", broken={"03"})
+    sheet = tmp_path / "sheet.png"
+    arguments = ["inspect", "data", str(folder), "--sheet", str(sheet), "--image-size", "32"]
+    assert main([*arguments, "--bad-images", "skip", "--images", "6"]) == 1
+    out = capsys.readouterr().out
+    assert "2 classes" in out
+    assert "2 cannot be read:" in out
+    assert "blue/03.jpg: it is damaged" in out
+    with Image.open(sheet) as picture:
+        assert picture.width > 6 * 112
+
+
+def test_programs_read_json(tmp_path, capsys):
+    folder = write_pictures(tmp_path / "in")
+    assert main(["inspect", "data", str(folder), "--json", "--sheet", ""]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["train"]["classes"] == {"blue": 11, "red": 11}
+    assert found["test"]["sides"]["width"] == [69, 69, 69]
+    assert found["train"]["bad"] == []
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["model"], 2), (["--help"], 0)])
+def test_what_can_be_inspected_is_said(arguments, code, capsys):
+    assert main(["inspect", *arguments]) == code
+    assert "nfx inspect data SOURCE" in capsys.readouterr().err
+
+
+def test_bad_images_are_listed_once_and_too_many_stop_the_run(tmp_path):
+    bad = [BadImage(number, f"file {number}", "it is empty") for number in range(4)]
+    said = []
+    with BadImagesLog(tmp_path, share=0.02, say=said.append) as log:
+        for each in (bad[0], bad[1], bad[0]):
+            log.take("train", 100, each)
+        log.take("test", 100, bad[0])
+    assert len(said) == 2
+    path = tmp_path / "bad_images.jsonl"
+    path.write_text(path.read_text() + '{"split": "tr')  # killed while it wrote
+    with BadImagesLog(tmp_path, share=0.02, say=said.append) as log:
+        log.take("train", 100, bad[1])
+        with pytest.raises(TrainingError, match=r"3 of 100 train images .* 'file 2': it is empty"):
+            log.take("train", 100, bad[2])
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(record["split"], record["index"]) for record in records] == [
+        ("train", 0), ("train", 1), ("test", 0), ("train", 2),
+    ]  # fmt: skip
+
+
+def test_a_run_skips_bad_images_and_says_so(tmp_path, capsys):
+    folder = write_pictures(tmp_path / "in", broken={"03", "09"})
+    arguments = [
+        "train", "--data", str(folder), "--run-dir", str(tmp_path / "run"), "--model", "nfnet_nano",
+        "--image-size", "16", "--batch-size", "8", "--steps", "4", "--checkpoint-every", "4",
+    ]  # fmt: skip
+    assert main(arguments) == 1
+    assert "cannot be used" in capsys.readouterr().err
+    arguments[4] = str(tmp_path / "skips")
+    assert main([*arguments, "--bad-images", "skip", "--bad-share", "0.2"]) == 1
+    assert "more than the share of 0.2" in capsys.readouterr().err  # both test images
+    assert main([*arguments, "--run-dir", str(tmp_path / "all"), "--bad-images", "skip",
+                 "--bad-share", "1"]) == 1  # fmt: skip
+    assert "None of the images to evaluate on can be used" in capsys.readouterr().err
+
+
+def test_the_sample_still_is_what_it_was():
+    train, _ = load_sample()
+    batch = next(training_batches(train, 8, seed=0))
+    assert batch.images.dtype == np.uint8
+    assert isinstance(train, Images)
+    assert [len(source) for source in open_sources("sample")] == [5000, 1000]
+
+
+def test_evaluation_takes_float_pixels(tmp_path):
+    """The official views keep fractions: a run of such a model is evaluated on them."""
+    folder = write_pictures(tmp_path / "in")
+    arguments = [
+        "train", "--data", str(folder), "--run-dir", str(tmp_path / "run"), "--model", "nfnet_nano",
+        "--image-size", "16", "--test-size", "24", "--batch-size", "8", "--steps", "2",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert evaluate(tmp_path / "run").ema.examples == 2
