@@ -108,14 +108,16 @@ def test_threads_and_copies_read_one_source(pristine):
         assert found == [expected.train[index] for index in order]
 
 
-def test_shards_are_opened_when_they_are_read(dataset):
+@pytest.mark.parametrize("position", [0, 2, -1])
+def test_shards_are_opened_when_they_are_read(dataset, position):
     source = load_records(dataset).train
     second = source.shards[1]
     (dataset / second.name).unlink()
+    position %= second.records
     source[0]
     with pytest.raises(ImageError, match=r"cannot be read: .*convert --verify") as error:
-        source[source.shards[0].records + 2]
-    assert error.value.name == f"{second.name}, record 2"
+        source[source.shards[0].records + position]
+    assert error.value.name == f"{second.name}, record {position}"
 
 
 def test_a_damaged_record_is_named_and_others_are_read(dataset, pristine):

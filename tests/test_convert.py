@@ -139,6 +139,22 @@ def begin(images, root):
     assert 0 < len(shards_in(root)) < 40
 
 
+def test_after_a_failure_other_shards_are_not_finished_first(undisturbed, tmp_path):
+    train, _ = load_folder(undisturbed[0])
+    read = []
+
+    class Slow(Failing):
+        def __getitem__(self, index):
+            read.append(index)
+            time.sleep(0.003)
+            return self.source[index]
+
+    with pytest.raises(ZeroDivisionError):
+        convert(Splits(Failing(train, 1, ZeroDivisionError()), Slow(train, 0, None)), tmp_path,
+                shard_megabytes=100, workers=2)  # fmt: skip
+    assert len(read) < 200  # of 64 that are looked at beforehand, and 360
+
+
 def test_half_written_shards_are_not_taken_for_whole(undisturbed, tmp_path):
     images, files = undisturbed
     begin(images, tmp_path)
@@ -191,7 +207,7 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(undisturbed, tmp_path):
         shutil.copytree(images, copy)
         first = copy / "train/ash/000.jpg"
         {
-            "rename": lambda path: path.rename(path.with_name("000.png")),
+            "rename": lambda path: path.with_name("001.jpg").rename(path.with_name("001.png")),
             "content": lambda path: path.write_bytes(b"other"),
             "remove": lambda path: path.unlink(),
             "class": lambda path: [

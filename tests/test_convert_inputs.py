@@ -88,6 +88,17 @@ def test_tars_with_names_as_labels(tmp_path, suffix):
     assert names == ("elm", "oak")
 
 
+def test_labels_are_numbers_only_if_all_are(tmp_path):
+    for texts, names in (
+        (["2020_01", "2020_02"], ("2020_01", "2020_02")),
+        (["10", "9", "b"], ("10", "9", "b")),
+        (["10" * 5, "9"], ("1010101010", "9")),
+        (["1", "02"], ("0", "1", "2")),
+    ):
+        write_tar(tmp_path / "train.tar", samples(texts * 10))
+        assert tuple(load_images(tmp_path).train.class_names) == names
+
+
 @pytest.mark.parametrize("source", ["classes.txt", "classnames.txt", "option"])
 @pytest.mark.parametrize("named", [True, False])
 def test_names_of_classes_are_given(tmp_path, source, named):
@@ -104,7 +115,8 @@ def test_names_of_classes_are_given(tmp_path, source, named):
 
 def test_samples_of_several_files_and_odd_names(tmp_path):
     members = [("a.b/x.y.jpg", b"not this"), ("a.b/x.PNG", b"image"),
-               ("a.b/x.json", b'{"label": 1}'), ("a.b/x.txt", b"a caption"), ("z.cls", b"0"), ("z.jpeg", b"")]  # fmt: skip
+               ("a.b/x.json", b'{"label": 1}'), ("a.b/x.txt", b"a caption"),
+               ("z.cls", b"0"), ("z.jpeg", b"")]  # fmt: skip
     write_tar(tmp_path / "in/train.tar", members)
     write_tar(
         tmp_path / "in/test.tar", [("long" * 50 + ".webp", b"w"), ("long" * 50 + ".cls", b"1")]

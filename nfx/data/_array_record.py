@@ -27,7 +27,7 @@ class ArrayRecordSource:
     """Images in shards of ArrayRecord, read when asked for.
 
     Shards are opened when one of their records is first read, and stay open: a process has one
-    open file and about 100 KB for each that it has read from.
+    open file and some 60 KB for each that it has read from.
 
     Attributes:
         root: The directory of the shards.

@@ -133,11 +133,9 @@ def labels_of_texts(texts: Iterable[str | None]) -> Labels:
     for text in texts:
         numbers.append(NO_LABEL if text is None else number_of.setdefault(text, len(number_of)))
     names, found = list(number_of), np.asarray(numbers, np.int32)
-    try:
-        values = np.asarray([*map(int, names), NO_LABEL], np.int32)
-    except (ValueError, OverflowError):
+    if not all(re.fullmatch("-?[0-9]{1,9}", name) for name in names):  # int() takes "2020_01" too
         return Labels(found, names)
-    return Labels(values[found])
+    return Labels(np.asarray([*map(int, names), NO_LABEL], np.int32)[found])
 
 
 def _group_by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:

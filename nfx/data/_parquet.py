@@ -128,8 +128,9 @@ class _ParquetListing:
         for path in files:
             column, sizes = _read_labels(path, label_column, image_column)
             columns.append(column)
+            before = self._starts[-1]
             for number, size in enumerate(sizes):
-                self._groups.append(RowGroup(path, number, sum(sizes[:number])))
+                self._groups.append(RowGroup(path, number, self._starts[-1] - before))
                 self._starts.append(self._starts[-1] + size)
         self.labels = _labels(columns)
 
@@ -168,8 +169,8 @@ def _labels(columns: Sequence[Any]) -> Labels:
     import pyarrow as pa
 
     if all(pa.types.is_integer(column.type) for column in columns):
-        found = [column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy() for column in columns]
-        return Labels(np.concatenate(found).astype(np.int32))
+        found = [column.cast(pa.int32()).fill_null(NO_LABEL).to_numpy() for column in columns]
+        return Labels(np.concatenate(found))
     return labels_of_texts(
         None if label is None else str(label) for column in columns for label in column.to_pylist()
     )
