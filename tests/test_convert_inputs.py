@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nfx.data import convert, ImageError, load_images, load_records, Record, Splits
+from nfx.data import convert, ImageError, load_images, load_records, Record
 from tests.datasets import noise, samples, write_folder, write_parquet, write_tar
 
 
@@ -17,7 +17,7 @@ def converted(root, destination, **options):
     convert(load_images(root, **options), destination, shard_megabytes=0.002)
     found = load_records(destination)
     assert found.train.class_names == found.test.class_names
-    return Splits(*map(list, found)), found.train.class_names
+    return tuple(map(list, found)), found.train.class_names
 
 
 def tar_records(tar, labels, first=0):
@@ -36,7 +36,7 @@ def parquet_records(labels, first=0):
 
 def every_tenth(records):
     """The records to train on and those held out, by counting each class."""
-    counts, splits = {}, Splits([], [])
+    counts, splits = {}, ([], [])
     for record in records:
         counts[record.label] = counts.get(record.label, 0) + 1
         splits[counts[record.label] % 10 == 0].append(record)
@@ -83,8 +83,8 @@ def test_tars_with_names_as_labels(tmp_path, suffix):
     )
     write_tar(tmp_path / "in/set-val-0.tar", samples(["oak"], first=9, suffix=suffix, wrap=wrap))
     found, names = converted(tmp_path / "in", tmp_path / "out")
-    assert found.train == tar_records("set-train-0.tar", [1, 0] * 3)
-    assert found.test == tar_records("set-val-0.tar", [1], 9)
+    assert found[0] == tar_records("set-train-0.tar", [1, 0] * 3)
+    assert found[1] == tar_records("set-val-0.tar", [1], 9)
     assert names == ("elm", "oak")
 
 
@@ -122,11 +122,11 @@ def test_samples_of_several_files_and_odd_names(tmp_path):
         tmp_path / "in/test.tar", [("long" * 50 + ".webp", b"w"), ("long" * 50 + ".cls", b"1")]
     )
     found, _ = converted(tmp_path / "in", tmp_path / "out")
-    assert found.train == [
+    assert found[0] == [
         Record(b"image", 1, "train.tar/a.b/x.PNG"),
         Record(b"", 0, "train.tar/z.jpeg"),
     ]
-    assert found.test == [Record(b"w", 1, f"test.tar/{'long' * 50}.webp")]
+    assert found[1] == [Record(b"w", 1, f"test.tar/{'long' * 50}.webp")]
 
 
 def test_tars_are_read_by_copies_of_the_source(tmp_path):

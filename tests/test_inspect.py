@@ -5,6 +5,7 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,8 +85,8 @@ class TestRecipes:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"crop_area": 0}, r"crop_area=0 must be in \(0, 1\]"),
-            ({"bad_share": 2}, r"bad_share=2 must be in \[0, 1\]"),
+            ({"crop_area": 0.0}, r"crop_area=0.0 must be in \(0, 1\]"),
+            ({"bad_share": 2.0}, r"bad_share=2.0 must be in \[0, 1\]"),
             ({"test_size": 0}, "test_size=0 must be at least 1"),
             ({"augment_order": ("normalize", "randaugment", "flip"), "randaugment_layers": 1},
              "RandAugment works on bytes"),
@@ -148,7 +149,7 @@ def test_a_contact_sheet_shows_what_a_run_sees_first():
     batch = next(training_batches(parts.images.train, 32, seed=3))
     examples = jax.jit(
         lambda images, labels: augment_examples(
-            parts.preprocessing, images, labels, parts.key, 0, np.arange(32), 10
+            parts.preprocessing, images, labels, parts.key, 0, jnp.arange(32), 10
         )
     )(*batch)
     scale, margin = 4, 8

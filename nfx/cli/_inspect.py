@@ -67,7 +67,7 @@ def _inspect_data(arguments: Sequence[str]) -> int:
     sources = open_recipe_sources(recipe)
     console = Console(stderr=True)
     surveys = {}
-    for split, source in sources._asdict().items():
+    for split, source in sources.items():
         total = len(source) if command.limit is None else min(command.limit, len(source))
         with _bar(console) as bar:
             task = bar.add_task(f"Looking at {split} images", total=total)

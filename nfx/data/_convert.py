@@ -106,11 +106,11 @@ class _Plan(NamedTuple):
 
 def _make_plan(source: Splits[Images], shard_megabytes: float) -> _Plan:
     try:
-        surveys = {name: survey(part) for name, part in source._asdict().items()}
+        surveys = {name: survey(part) for name, part in source.items()}
     except ImageError as error:
         raise DatasetError(f"Cannot convert {error.name!r}: {error}.") from error
     shards = []
-    for name, part in source._asdict().items():
+    for name, part in source.items():
         if not len(part):
             raise DatasetError(f"There are no images in the split {name!r}.")
         number = _number_of_shards(len(part), surveys[name].bytes, shard_megabytes * 1e6)
@@ -231,7 +231,7 @@ def _write_shards(
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, Shard]:
     """Writes all shards that are missing, several at once."""
-    parts = source._asdict()
+    parts = dict(source.items())
     done = {
         shard.name: found
         for shard in plan.shards

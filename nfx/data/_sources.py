@@ -1,7 +1,7 @@
 """Where labelled images come from. NumPy only."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, runtime_checkable, TypeVar
 
 import numpy as np
@@ -136,14 +136,23 @@ def no_images(class_names: Sequence[str]) -> Source:
     return ArraySource(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32), class_names)
 
 
-Part = TypeVar("Part")
+Part_co = TypeVar("Part_co", covariant=True)
 
 
-class Splits(NamedTuple, Generic[Part]):
-    """What one trains on and what one is judged by."""
+@dataclasses.dataclass(frozen=True)
+class Splits(Generic[Part_co]):
+    """What one trains on and what one is judged by: in that order, if taken apart."""
 
-    train: Part
-    test: Part
+    train: Part_co
+    test: Part_co
+
+    def __iter__(self) -> Iterator[Part_co]:
+        """Both."""
+        return iter((self.train, self.test))
+
+    def items(self) -> Iterator[tuple[str, Part_co]]:
+        """Both, with their names."""
+        return iter((("train", self.train), ("test", self.test)))
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
