@@ -10,7 +10,7 @@ from PIL import Image
 import nfx
 from nfx.augment import normalize
 from nfx.cli import main
-from nfx.data import CentreView, FolderSource, View
+from nfx.data import CentreView
 from nfx.models import model_sizes
 from nfx.recipes import predict
 from nfx.serving import ImageFormat, name_images
@@ -99,25 +99,6 @@ def test_what_is_refused(weights, images, tmp_path, capsys, options, message):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-
-
-@pytest.mark.parametrize(
-    ("view", "kept"),
-    [
-        (View(), (20, 60)),
-        (View(crop=0.5), (30, 50)),
-        (View(squash=True), (0, 80)),
-        (View(crop=0.5, squash=True), (20, 60)),
-    ],
-)
-def test_views_keep_the_centre(tmp_path, view, kept):
-    """A ramp from left to right shows by its ends which columns were kept."""
-    ramp = np.broadcast_to(np.arange(80, dtype=np.uint8) * 3, (40, 80))
-    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp.png")
-    source = FolderSource([tmp_path / "ramp.png"], np.zeros(1), ["x"], (20, 20, 1), view)
-    row = source[0].image[10, :, 0].astype(float) / 3
-    step = (kept[1] - kept[0]) / 20
-    np.testing.assert_allclose(row[5:15], kept[0] + step * (np.arange(5, 15) + 0.5), atol=1.0)
 
 
 def test_predictions_come_as_they_are_made(weights, images):
