@@ -70,5 +70,5 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".[all]", "--group", "bench")
     for model, size in (("nfnet_f0", "192"), ("nf_resnet50", "224"), ("nf_regnet_b0", "192")):
         session.run("python", "benchmarks/step.py", "--model", model, "--size", size)
-    for name in ("convolution", "agc", "compile", "memory", "export", "augment"):
+    for name in ("convolution", "agc", "compile", "memory", "export", "augment", "input"):
         session.run("python", f"benchmarks/{name}.py")

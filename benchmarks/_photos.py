@@ -32,7 +32,7 @@ def write_photos(folder, count, classes=10):
     """Writes JPEGs of ImageNet's usual size and quality as `train/CLASS/` and `val/CLASS/`."""
     for index in range(count):
         split = "val" if index % 10 == 9 else "train"
-        path = Path(folder) / split / f"class{index % classes}" / f"{index:06}.jpg"
+        path = Path(folder) / split / f"class{index // 10 % classes}" / f"{index:06}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         photo(index).save(path, quality=90)
     return Path(folder)

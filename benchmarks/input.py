@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -114,9 +115,7 @@ def start(data, name):
         resource.getrusage(who).ru_maxrss / 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    print(json.dumps([imported - began, first - imported, megabytes]))
-    sys.stdout.flush()
-    os._exit(0)  # without waiting for workers
+    print(json.dumps([imported - began, first - imported, megabytes]), flush=True)
 
 
 def report_start(data, rounds):
@@ -141,7 +140,7 @@ def scale(name):
     began = time.perf_counter()
     kept = SCALES[name]()
     seconds = time.perf_counter() - began
-    print(json.dumps([seconds, _resident() - before, bool(kept)]))
+    print(json.dumps([seconds, _resident() - before, bool(kept)]), flush=True)
 
 
 def _index_folder():
@@ -180,7 +179,7 @@ def report_scale():
     for name in SCALES:
         seconds, megabytes, _ = json.loads(_fresh("--scale", name))
         rows.append([name, f"{seconds:.1f}", f"{megabytes:.0f}"])
-    print(markdown(["what", "s", "MB more"], rows), flush=True)
+    print(markdown(["what", "s", "MB more, imports included"], rows), flush=True)
 
 
 def _resident():
@@ -190,10 +189,15 @@ def _resident():
 
 
 def _fresh(*arguments):
+    """The line of JSON that this script prints in a process of its own, which is ended then."""
     command = [sys.executable, __file__, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[
-        -1
-    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        found = next(line for line in process.stdout if line.startswith("["))
+        os.killpg(process.pid, signal.SIGKILL)  # and its workers, which would wait for it
+    return found
 
 
 def main():
@@ -207,9 +211,7 @@ def main():
     parser.add_argument("--scale", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.start or options.scale:
-        if options.start:
-            start(options.data, options.start)
-        scale(options.scale)
+        start(options.data, options.start) if options.start else scale(options.scale)
         return
     print(machine("nfx", "grain", "pillow", "opencv-python-headless", "timm", "torch") + "\n")
     with tempfile.TemporaryDirectory() as folder:

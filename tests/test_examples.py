@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 
 import nfx
+from nfx.data import open_sources, survey
 from nfx.testing import CLIPPING_LAWS
 from nfx.weights import to_timm, write_weights
 
@@ -31,6 +33,7 @@ def test_finetune(tmp_path):
     assert "neither a file nor the name of weights" in missing.stderr
 
 
+@pytest.mark.slow
 def test_agc_on_your_model():
     done = run(EXAMPLES / "agc_on_your_model.py", "--steps", "100")
     assert done.returncode == 0, done.stderr
@@ -39,6 +42,7 @@ def test_agc_on_your_model():
     assert float(done.stdout.split()[-1].rstrip("%")) > 60
 
 
+@pytest.mark.slow
 def test_your_own_clipper_is_tested():
     script = EXAMPLES / "test_your_own_clipper.py"
     done = run("-m", "pytest", script, "-p", "no:cacheprovider", "--rootdir", script.parent)
@@ -46,6 +50,7 @@ def test_your_own_clipper_is_tested():
     assert f"{len(CLIPPING_LAWS) - 1} passed, 1 skipped" in done.stdout  # stacks of modules
 
 
+@pytest.mark.slow
 def test_a_clipper_with_a_bug_fails_with_its_counterexample(tmp_path):
     source = (EXAMPLES / "test_your_own_clipper.py").read_text()
     right, wrong = "jnp.maximum(unit_norm(parameter), eps)", "(unit_norm(parameter) + eps)"
@@ -54,3 +59,12 @@ def test_a_clipper_with_a_bug_fails_with_its_counterexample(tmp_path):
     done = run("-m", "pytest", tmp_path / "test_mine.py", "-p", "no:cacheprovider")
     assert done.returncode == 1
     assert "Law 'bound': the norm of a unit is at most clipping * max(" in done.stdout
+
+
+def test_a_folder_of_shapes(tmp_path):
+    assert run(EXAMPLES / "shapes.py", tmp_path / "shapes", "--images", "12").returncode == 0
+    train, test = open_sources(tmp_path / "shapes")
+    assert (len(train), len(test)) == (44, 4)
+    found = survey(train)
+    assert not found.bad
+    assert set(found.kinds) == {"JPEG RGB", "JPEG L", "PNG RGBA", "GIF P"}

@@ -45,6 +45,7 @@ def test_standardization_is_lawful(law, rule, law_examples):
     assert check_standardization(fn, rule=rule, laws=[law], examples=law_examples) == (law,)
 
 
+@pytest.mark.slow
 def test_without_a_bug_the_planted_ones_are_lawful():
     """So that it is the bug that is caught."""
     with jax.numpy_dtype_promotion("standard"):
@@ -68,6 +69,7 @@ def test_examples_may_be_mapped_by_a_model_with_an_optional_key():
     check_example_independence(jax.vmap(lambda x, scale=2.0: x * scale))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", planted.OTHERS)
 def test_other_laws_hold_and_catch(bug):
     _, law, right, wrong = planted.OTHERS[bug]
@@ -132,6 +134,7 @@ def test_every_clipping_bug_is_caught_and_every_law_catches():
     check_table(found_by_laws(broken_clipping_laws, planted.CLIPPERS), CLIPPING_LAWS)
 
 
+@pytest.mark.slow
 def test_every_standardization_bug_is_caught_and_every_law_catches():
     found = found_by_laws(broken_standardization_laws, planted.STANDARDIZATIONS)
     check_table(found, STANDARDIZATION_LAWS)

@@ -82,7 +82,11 @@ def summary(x):
 
 
 # Half a minute each to compile, and the same structure as another case, or many groups.
-SLOW = {"official_nfnet_f0_97", "official_nfnet_f1_64", "official_nf_regnet_b0_64"}
+SLOW = {
+    "official_nfnet_f0_97", "official_nfnet_f1_64", "official_nf_regnet_b0_64",
+    "official_nf_resnet50_64", "timm_dm_nfnet_f0_64x64", "timm_eca_nfnet_l0_64x64",
+    "timm_nf_resnet50_64x64",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

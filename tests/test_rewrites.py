@@ -257,6 +257,7 @@ def test_the_ledger_of_a_stack_is_that_of_its_blocks():
 # Planted bugs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", planted.REWRITES)
 def test_planted_bugs_break_their_law(bug):
     law, rewrite, how = planted.REWRITES[bug]

@@ -66,6 +66,7 @@ def steps(optimizer, devices, state=None, count=1):
     return jax.device_get(state)
 
 
+@pytest.mark.slow
 def test_both_gradients_of_a_training_step_see_the_same_randomness():
     """Stochastic depth, dropout, MixUp and CutMix included."""
     plain = optax.sgd(1.0)

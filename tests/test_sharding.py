@@ -20,6 +20,7 @@ from nfx.sharding import (
     make_mesh,
     parse_mesh_shape,
     place_batch,
+    prefetch_batches,
 )
 from nfx.sharding._mesh import _arranged
 from nfx.train import create_state, make_train_step, Preprocessing
@@ -143,3 +144,28 @@ def test_the_axis_data_goes_over_slices():
     np.testing.assert_array_equal(slices, [[0, 0, 1, 1]] * 2)
     with pytest.raises(ValueError, match="'data' goes over them: its size must be a multiple of 2"):
         _arranged({"fsdp": 8}, devices)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_are_placed_ahead_of_their_use(ahead):
+    mesh, asked = mesh_of(4), []
+
+    def batches():
+        for number in range(6):
+            asked.append(number)
+            yield np.full((8, 2), number)
+
+    for number, placed in enumerate(prefetch_batches(batches(), mesh, ahead=ahead)):
+        assert placed.sharding.spec == batch_spec(mesh)
+        np.testing.assert_array_equal(placed, number)
+        assert len(asked) == min(number + 1 + ahead, 6)
+    assert number == 5
+
+
+def test_what_a_batch_raises_is_raised():
+    def batches():
+        yield np.zeros((8, 2))
+        raise ValueError("a bad image")
+
+    with pytest.raises(ValueError, match="a bad image"):
+        list(prefetch_batches(batches(), mesh_of(4)))
