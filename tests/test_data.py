@@ -1,5 +1,9 @@
 import io
+import subprocess
+import sys
+import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +132,41 @@ def test_worker_processes_change_no_pixel(undisturbed, first_step):
         np.testing.assert_array_equal(found, expected[first_step:])
     test = [batch.labels for batch in evaluation_batches(cropped(60), BATCH, loading=loading)]
     assert np.concatenate(test).tolist() == [*range(60), *[PADDING_LABEL] * 28]
+
+
+@pytest.mark.slow
+def test_worker_processes_say_which_image_is_bad():
+    images = Images(FileSource(12, BROKEN), RandomCrop(8))
+    with pytest.raises(BadImageError, match=r"Image \d+, 'file \d+', cannot be used"):
+        taken(training_batches(images, 12, seed=0, loading=Loading(workers=1)), 1)
+
+
+ENDLESS = """
+import multiprocessing
+from nfx.data import *
+if __name__ == "__main__":
+    images = Images(NoiseSource(100, (8, 8, 3)), AsStored((8, 8, 3)))
+    batches = training_batches(images, 10, seed=0, loading=Loading(workers=2))
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    while True:
+        next(batches)
+"""
+
+
+@pytest.mark.slow
+def test_worker_processes_end_with_the_one_they_work_for(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        workers = [Path(f"/proc/{pid}") for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        assert all(worker.exists() for worker in workers)
+        process.kill()
+        deadline = time.monotonic() + 20
+        while any(worker.exists() for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize(("batch_size", "hosts"), [(30, 1), (0, 1), (4, 3)])
@@ -344,6 +383,18 @@ def test_folders_without_a_test_set_hold_every_tenth_out(tmp_path):
     assert list(splits.test.names) == ["cat/deep/09.png", "cat/deep/19.png", "dog/09.png"]
     assert not set(splits.train.names) & set(splits.test.names)
     assert [splits.test[index].label for index in range(3)] == [0, 0, 1]
+
+
+def test_what_is_hidden_is_no_image(tmp_path):
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 10)
+        (tmp_path / name / "._00.png").write_bytes(b"left by a Macintosh")
+        write_images(tmp_path / name / ".ipynb_checkpoints", 1)
+    write_images(tmp_path / ".trash", 10)
+    splits = load_folder(tmp_path)
+    assert (len(splits.train), len(splits.test)) == (18, 2)
+    assert splits.train.class_names == ["cat", "dog"]
+    assert len(list_images([tmp_path])) == 20
 
 
 def test_folders_that_are_no_data_set_are_refused(tmp_path):

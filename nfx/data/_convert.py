@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nfx.data._inputs import Images, survey
+from nfx.data._inputs import Convertible, outline
 from nfx.data._manifest import (
     DatasetError,
     MANIFEST,
@@ -38,8 +38,8 @@ class Progress(NamedTuple):
     """How far a conversion is.
 
     Attributes:
-        images: Images that are in shards, those of an interrupted conversion too.
-        total: Images in all.
+        images: Convertible that are in shards, those of an interrupted conversion too.
+        total: Convertible in all.
         kept: Of `images`, those that an interrupted conversion had written.
         bytes: Size of what this conversion has read.
     """
@@ -51,7 +51,7 @@ class Progress(NamedTuple):
 
 
 def convert(
-    source: Splits[Images],
+    source: Splits[Convertible],
     destination: str | Path,
     *,
     shard_megabytes: float = 256,
@@ -104,22 +104,22 @@ class _Plan(NamedTuple):
         return json.dumps(self._asdict(), indent=1) + "\n"
 
 
-def _make_plan(source: Splits[Images], shard_megabytes: float) -> _Plan:
+def _make_plan(source: Splits[Convertible], shard_megabytes: float) -> _Plan:
     try:
-        surveys = {name: survey(part) for name, part in source.items()}
+        outlines = {name: outline(part) for name, part in source.items()}
     except ImageError as error:
         raise DatasetError(f"Cannot convert {error.name!r}: {error}.") from error
     shards = []
     for name, part in source.items():
         if not len(part):
             raise DatasetError(f"There are no images in the split {name!r}.")
-        number = _number_of_shards(len(part), surveys[name].bytes, shard_megabytes * 1e6)
+        number = _number_of_shards(len(part), outlines[name].bytes, shard_megabytes * 1e6)
         bounds = [index * len(part) // number for index in range(number + 1)]
         shards += [
             ShardPlan(name, f"{name}-{index:05d}-of-{number:05d}.array_record", *bounds[index:][:2])
             for index in range(number)
         ]
-    fingerprint = "-".join(found.fingerprint for found in surveys.values())
+    fingerprint = "-".join(found.fingerprint for found in outlines.values())
     return _Plan(fingerprint, shard_megabytes, tuple(shards))
 
 
@@ -223,7 +223,7 @@ def _check_plan(root: Path, scratch: Path, plan: _Plan) -> None:
 
 
 def _write_shards(
-    source: Splits[Images],
+    source: Splits[Convertible],
     plan: _Plan,
     root: Path,
     scratch: Path,
@@ -273,7 +273,7 @@ def _wait(futures: Sequence[Future[Shard]], report: Callable[[], None]) -> None:
         report()
 
 
-def _manifest(source: Splits[Images], plan: _Plan, shards: Mapping[str, Shard]) -> Manifest:
+def _manifest(source: Splits[Convertible], plan: _Plan, shards: Mapping[str, Shard]) -> Manifest:
     splits: dict[str, tuple[Shard, ...]] = {}
     for shard in plan.shards:
         splits[shard.split] = (*splits.get(shard.split, ()), shards[shard.name])

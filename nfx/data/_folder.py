@@ -141,19 +141,26 @@ def _index(root: Path, classes: Iterable[tuple[Path, list[str]]]) -> FolderSourc
 
 def _classes(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """The folders in a folder, in order, with the images below each."""
-    for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+    entries = (entry for entry in folder.iterdir() if entry.is_dir() and _seen(entry.name))
+    for entry in sorted(entries):
         yield entry, _images_below(entry)
 
 
 def _images_below(folder: Path) -> list[str]:
-    """Paths of the images below a folder, relative to it, in order."""
+    """Paths of the images below a folder, relative to it, in order; nothing that is hidden."""
     found = []
-    for where, _, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = filter(_seen, folders)
         below = os.path.relpath(where, folder)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
-        found += [prefix + name for name in files if _suffix(name) in _SUFFIXES]
+        found += [prefix + name for name in files if _is_image(name)]
     return sorted(found)
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+def _seen(name: str) -> bool:
+    """Whether a name is not one of those that editors and systems leave, as `._cat.jpg`."""
+    return not name.startswith(".")
+
+
+def _is_image(name: str) -> bool:
+    return _seen(name) and os.path.splitext(name)[1].lower() in _SUFFIXES

@@ -39,7 +39,7 @@ class OrderedImages(Protocol):
         ...
 
 
-Images = OrderedImages | Source
+Convertible = OrderedImages | Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Renamed:
         return self.images[index]
 
 
-class Survey(NamedTuple):
+class Outline(NamedTuple):
     """What is known of images before all are read.
 
     Attributes:
@@ -71,7 +71,7 @@ class Survey(NamedTuple):
 
 def load_images(
     root: str | Path, *, test_split: str | None = None, class_names: Sequence[str] | None = None
-) -> Splits[Images]:
+) -> Splits[Convertible]:
     """Indexes what is to be converted, without reading it: a folder of images, tars or parquet.
 
     Args:
@@ -102,14 +102,14 @@ def load_images(
     return _load_folder(root, test_split, class_names)
 
 
-def read_in_order(images: Images, start: int, stop: int) -> Iterator[Record]:
+def read_in_order(images: Convertible, start: int, stop: int) -> Iterator[Record]:
     """Yields the images from `start` to before `stop`."""
     if isinstance(images, OrderedImages):
         return images.read(start, stop)
     return (images[index] for index in range(start, stop))
 
 
-def survey(images: Images) -> Survey:
+def outline(images: Convertible) -> Outline:
     """Looks at images before they are converted.
 
     Raises:
@@ -129,12 +129,12 @@ def survey(images: Images) -> Survey:
         digest.update(repr((label, name, len(data))).encode("utf-8", "replace"))
         digest.update(data)
         total += len(data)
-    return Survey(total * len(images) // max(count, 1), digest.hexdigest())
+    return Outline(total * len(images) // max(count, 1), digest.hexdigest())
 
 
 def _load_folder(
     root: Path, test_split: str | None, class_names: Sequence[str] | None
-) -> Splits[Images]:
+) -> Splits[Convertible]:
     if test_split is not None:
         taken = next((name for name in ("test", "val") if (root / name).is_dir()), None)
         if test_split not in (taken, "validation" if taken == "val" else taken):

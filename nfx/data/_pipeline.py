@@ -3,6 +3,8 @@
 import dataclasses
 import functools as ft
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -218,7 +220,8 @@ def _batches(
     )
     if loading.workers:
         _mark_flags_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=loading.workers))
+        options = grain.MultiprocessingOptions(num_workers=loading.workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
     loaded = iter(dataset.batch(share.chunks, batch_fn=_join))
     loaded.start_prefetch()  # before the first batch is asked for
 
@@ -229,6 +232,18 @@ def _batches(
             yield batch
 
     return reported()
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends a worker process soon after the one that it works for, which may have been killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _mark_flags_as_parsed() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nfx.data._array_record import encode_record, file_digest, record_digest
-from nfx.data._inputs import Images, read_in_order
+from nfx.data._inputs import Convertible, read_in_order
 from nfx.data._manifest import content_digest, DatasetError, Shard, sync_directory, write_atomically
 from nfx.data._sources import ImageError
 
@@ -55,7 +55,12 @@ class Tally:
 
 
 def write_shard(
-    images: Images, plan: ShardPlan, root: Path, scratch: Path, tally: Tally, stop: threading.Event
+    images: Convertible,
+    plan: ShardPlan,
+    root: Path,
+    scratch: Path,
+    tally: Tally,
+    stop: threading.Event,
 ) -> Shard:
     """Writes a shard so that it is there whole or not at all.
 
@@ -108,7 +113,7 @@ def finished_shard(plan: ShardPlan, root: Path, scratch: Path) -> Shard | None:
     return shard if whole else None
 
 
-def _payloads(images: Images, plan: ShardPlan) -> Iterator[tuple[bytes, int]]:
+def _payloads(images: Convertible, plan: ShardPlan) -> Iterator[tuple[bytes, int]]:
     """Yields each record of a shard, and its digest."""
     classes = len(images.class_names)
     try:

@@ -1,6 +1,7 @@
 """Where labelled images come from. NumPy only."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, runtime_checkable, TypeVar
 
@@ -118,7 +119,7 @@ class NoiseSource:
     @property
     def class_names(self) -> Sequence[str]:
         """The numbers of the classes."""
-        return [str(label) for label in range(self.num_classes)]
+        return _numbers(self.num_classes)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -129,6 +130,11 @@ class NoiseSource:
         noise = np.random.default_rng((self.seed, index)).bytes(int(np.prod(self.image_shape)))
         image = np.frombuffer(noise, np.uint8).reshape(self.image_shape)
         return Record(image, index % self.num_classes, f"noise {index}")
+
+
+@functools.cache
+def _numbers(count: int) -> Sequence[str]:
+    return tuple(str(number) for number in range(count))
 
 
 def no_images(class_names: Sequence[str]) -> Source:
