@@ -38,6 +38,7 @@ _COMMANDS = {
     "export": _Command(
         "nfx.cli._export", "write a run or weights as a program that runs without nfx"
     ),
+    "recipes": _Command("nfx.cli._recipes", "list the recipes of training, or print one"),
     "models": _Command("nfx.cli._models", "list the models, their sizes and published accuracies"),
 }
 

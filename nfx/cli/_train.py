@@ -2,28 +2,38 @@
 
 import argparse
 import dataclasses
+import functools as ft
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
+from nfx.aot import report_table
 from nfx.recipes import (
+    compile_recipe,
+    CompileOptions,
     get_recipe,
+    read_recipe,
     Recipe,
     recipe_from_config,
-    RECIPES,
+    recipe_to_toml,
     RunOptions,
+    starting_recipe,
     train,
 )
-from nfx.train import initialize_processes, ProcessOptions, RunDirectory
+from nfx.train import initialize_processes, ProcessOptions, RunDirectory, timed
 
 
-_DESCRIPTION = f"""Train a normalizer-free network.
+_DESCRIPTION = """Train a normalizer-free network.
 
 Without options it trains a small NFNet on the photos of clothes that nfx carries. Options change
-the recipe; --recipe chooses the one to start from: {", ".join(RECIPES)}. With --data DIR that is
-"folder". A run writes config.json, metrics.jsonl, checkpoints/ and result.json into its run
-directory, and can be stopped at any time and continued with --run-dir DIR --resume.
+the recipe; --recipe chooses the one to start from, of those that `nfx recipes` lists. With --data
+DIR that is "folder". A run writes config.json, recipe.toml, metrics.jsonl, checkpoints/ and
+result.json into its run directory, and can be stopped at any time and continued with --run-dir DIR
+--resume.
 """
 
 
@@ -32,13 +42,18 @@ class TrainCommand:
     """Arguments of `nfx train`.
 
     Attributes:
-        recipe: The recipe to start from.
+        recipe: The recipe to start from: see `nfx recipes`.
+        config: A file of TOML with a recipe, to start from instead: `nfx recipes NAME` prints one.
+        dry_run: Train nothing and write nothing: print the recipe as it is with all options, and
+            what the compiler says of its training step. Images need not be there.
         hyperparameters: What to train, on what, and how.
         run: How to run it; the result does not depend on it.
         processes: Which of several processes this is.
     """
 
     recipe: str
+    config: str
+    dry_run: bool
     hyperparameters: Annotated[Recipe, tyro.conf.arg(name="")]
     run: Annotated[RunOptions, tyro.conf.arg(name="")]
     processes: Annotated[ProcessOptions, tyro.conf.arg(name="")]
@@ -52,21 +67,36 @@ def main(arguments: Sequence[str]) -> int:
         prog="nfx train",
         description=_DESCRIPTION,
         args=arguments,
-        default=TrainCommand(name, recipe, RunOptions(), ProcessOptions()),
+        default=TrainCommand(name, "", False, recipe, RunOptions(), ProcessOptions()),
     )
+    if command.dry_run:
+        return _dry_run(command)
     initialize_processes(command.processes)
     train(command.hyperparameters, command.run, name=command.recipe)
+    return 0
+
+
+def _dry_run(command: TrainCommand) -> int:
+    recipe, say = command.hyperparameters, ft.partial(print, file=sys.stderr, flush=True)
+    print(recipe_to_toml(recipe))
+    options = CompileOptions(mesh=command.run.mesh)
+    program = compile_recipe(recipe, options, progress=ft.partial(timed, say=say))
+    Console().print(report_table(program.report))
     return 0
 
 
 def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
     """The recipe whose fields the options change: named, the resumed run's, or by the data."""
     parser = argparse.ArgumentParser(prog="nfx train", add_help=False, allow_abbrev=False)
-    for spellings in (("--recipe",), ("--data",), ("--run-dir", "--run_dir")):
+    for spellings in (("--recipe",), ("--config",), ("--data",), ("--run-dir", "--run_dir")):
         parser.add_argument(*spellings, default="", nargs="?", const="")
     parser.add_argument("--resume", action="store_true")
     known, _ = parser.parse_known_args(arguments)
+    if known.config and known.recipe:
+        raise ValueError('--config FILE and --recipe NAME: write recipe = "NAME" into the file.')
+    if known.config:
+        return Path(known.config).stem, read_recipe(known.config)
     if known.resume and known.run_dir and not known.recipe:
         return "resumed", recipe_from_config(RunDirectory.open(known.run_dir).config)
-    name = known.recipe or ("folder" if known.data not in ("", "sample") else "sample")
+    name = known.recipe or starting_recipe(known.data)
     return name, get_recipe(name)

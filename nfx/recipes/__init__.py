@@ -8,6 +8,7 @@ from nfx.recipes._classifier import (
 )
 from nfx.recipes._compile import (
     compile_model as compile_model,
+    compile_recipe as compile_recipe,
     CompileOptions as CompileOptions,
     plan_model as plan_model,
 )
@@ -17,10 +18,11 @@ from nfx.recipes._export import export as export
 from nfx.recipes._images import open_recipe_sources as open_recipe_sources
 from nfx.recipes._options import RunOptions as RunOptions
 from nfx.recipes._predict import predict as predict
-from nfx.recipes._recipe import (
-    get_recipe as get_recipe,
-    Recipe as Recipe,
-    recipe_from_config as recipe_from_config,
-    RECIPES as RECIPES,
-)
+from nfx.recipes._recipe import Recipe as Recipe, recipe_from_config as recipe_from_config
 from nfx.recipes._run import train as train
+from nfx.recipes._table import (
+    get_recipe as get_recipe,
+    RECIPES as RECIPES,
+    starting_recipe as starting_recipe,
+)
+from nfx.recipes._toml import read_recipe as read_recipe, recipe_to_toml as recipe_to_toml

@@ -71,6 +71,7 @@ def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
         scaled_learning_rate(recipe.learning_rate, recipe.batch_size),
         steps=recipe.steps,
         warmup_steps=min(recipe.warmup_steps, recipe.steps // 2),
+        end=recipe.final_learning_rate,
     )
     init_key, run_key = jax.random.split(jax.random.key(recipe.seed))
 
@@ -88,7 +89,7 @@ def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
         images,
         build_model,
         _optimizer(recipe, schedule),
-        Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing),
+        Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing, dtype=recipe.dtype),
         _observer(recipe, schedule),
         run_key,
     )

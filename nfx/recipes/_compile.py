@@ -21,7 +21,8 @@ from nfx.aot import (
 from nfx.data import no_images, SAMPLE_CLASSES, Splits
 from nfx.models import model_card, model_variant
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
-from nfx.recipes._recipe import get_recipe, Recipe
+from nfx.recipes._recipe import Recipe
+from nfx.recipes._table import get_recipe
 from nfx.sharding import (
     abstract_mesh,
     batch_spec,
@@ -44,7 +45,7 @@ class CompileOptions:
         batch: Images a step, over all devices. The recipe's, or 32.
         size: Side of the images, in pixels. The recipe's, or the model's training size.
         classes: Length of the logits. 1000, and of the sample 10.
-        dtype: What the network computes in. Parameters stay in float32.
+        dtype: What the network computes in. Parameters stay in float32. The recipe's, or float32.
         stack: Whether blocks that are alike run in one loop: see `nfx.graph.stack_blocks`.
         remat: What the backward pass computes again: nothing, all of a block, or all but its
             convolutions.
@@ -63,7 +64,7 @@ class CompileOptions:
     batch: int | None = None
     size: int | None = None
     classes: int | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] | None = None
     stack: bool = False
     remat: Literal["none", "full", "convs"] = "none"
     unroll: int = 1
@@ -110,7 +111,13 @@ def compile_model(
             devices do not fit together.
         DeviceMemoryError: If the devices of the topology have not enough memory.
     """
-    recipe = _recipe(name, options)
+    return compile_recipe(_recipe(name, options), options, progress=progress)
+
+
+def compile_recipe(
+    recipe: Recipe, options: CompileOptions, *, progress: Progress = silent
+) -> CompiledProgram:
+    """As `compile_model`, of a recipe with what the options change already in it."""
     devices = _devices(options)
     mesh = make_mesh(parse_mesh_shape(options.mesh, len(devices)), devices)
     check_mesh(recipe, mesh)
@@ -144,7 +151,7 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
         mesh,
         parts.images.train.image_shape,
         recipe.batch_size,
-        dtype=options.dtype,
+        dtype=recipe.dtype,
         communication=_communication(options),
     )
 
@@ -171,6 +178,7 @@ def _recipe(name: str, options: CompileOptions) -> Recipe:
         model=name,
         batch_size=options.batch or recipe.batch_size,
         image_size=options.size or recipe.image_size,
+        dtype=options.dtype or recipe.dtype,
     )
 
 
@@ -207,10 +215,7 @@ def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
             model = graph.stack_blocks(model, remat=options.remat, unroll=options.unroll)
         return model
 
-    return parts._replace(
-        build_model=build_model,
-        preprocessing=parts.preprocessing._replace(dtype=options.dtype),
-    )
+    return parts._replace(build_model=build_model)
 
 
 # A function to compile, and its arguments.
@@ -262,7 +267,7 @@ def _settings(
         "batch": recipe.batch_size,
         "size": recipe.image_size,
         "classes": len(parts.images.train.class_names),
-        "dtype": options.dtype,
+        "dtype": recipe.dtype,
         **(stack if options.stack else {}),
         "gather_dtype": options.gather_dtype,
         "reduce_dtype": options.reduce_dtype,

@@ -1,7 +1,9 @@
 """The directory of a run: a new one, or that of a run to continue."""
 
 import dataclasses
+import functools as ft
 import importlib.metadata
+import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import jax
 from nfx.recipes._build import Parts
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
+from nfx.recipes._toml import recipe_to_toml
 from nfx.train import (
     has_begun,
     is_first_process,
@@ -42,6 +45,7 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
     else:
         path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         directory = RunDirectory.create(path, _config(recipe, parts))
+        (directory.path / "recipe.toml").write_text(recipe_to_toml(recipe))
     wait_for_all("opened the run directory")
     return directory
 
@@ -71,7 +75,22 @@ def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
         "recipe": dataclasses.asdict(recipe),
         **_describe_images(parts),
         "versions": {package: importlib.metadata.version(package) for package in packages},
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code is in, if it is in one; "+" if it was changed."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        run = ft.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=10)
+        run([*git, "ls-files", "--error-unmatch", Path(__file__).name])  # not of others around it
+        commit = run([*git, "rev-parse", "HEAD"]).stdout.strip()
+        changed = run([*git, "status", "--porcelain", "--", str(here.parent)]).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
 
 
 def _describe_images(parts: Parts) -> dict[str, Any]:

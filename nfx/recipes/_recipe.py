@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal
 
-from nfx._names import did_you_mean
 from nfx.augment import Augmentation, Stage
 
 
@@ -32,16 +30,19 @@ class Recipe:
         model: A name that `nfx models` lists, as nfnet_micro or nf_regnet_b0.
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
+        dtype: What the network computes in. Parameters, their update and the loss stay in float32,
+            and so does evaluation.
         learning_rate: Peak rate for a batch of 256; it is scaled to the batch size.
+        final_learning_rate: Where the rate ends, not scaled.
         warmup_steps: Steps over which the rate rises to its peak, to fall along a cosine after;
-            half of the steps at most.
+            half of the steps at most. A fraction is fine.
         momentum: Of the Nesterov momentum.
         weight_decay: L2 penalty on kernels; gains and biases have none.
         clipping: Adaptive gradient clipping's largest ratio of gradient to parameter norm; None
             for no clipping.
         sharpness_radius: Radius of sharpness-aware minimization, which doubles the cost of a step;
             0 for none.
-        ema: Decay of the parameters' average, by which the run is judged.
+        ema: Decay of the parameters' average, by which the run is judged; 0 for no average.
         label_smoothing: Share of a label that is spread over all classes.
         stochastic_depth: Rate at which residual branches are dropped, at the end of the ramp.
         dropout: Rate before the classifier.
@@ -71,8 +72,10 @@ class Recipe:
     model: str = "nfnet_micro"
     steps: int = 2000
     batch_size: int = 32
+    dtype: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = 1.2
-    warmup_steps: int = 156
+    final_learning_rate: float = 0.0
+    warmup_steps: float = 156.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clipping: float | None = 0.02
@@ -108,6 +111,7 @@ class Recipe:
                 ),
                 (
                     (
+                        "final_learning_rate",
                         "warmup_steps",
                         "weight_decay",
                         "mixup",
@@ -154,23 +158,6 @@ class Recipe:
             erase_probability=self.erase,
             order=self.augment_order,
         )
-
-
-RECIPES: Mapping[str, Recipe] = MappingProxyType({
-    "sample": Recipe(),
-    "folder": Recipe(data="", image_size=64, color="rgb", crop_area=0.25),
-})  # fmt: skip
-
-
-def get_recipe(name: str) -> Recipe:
-    """Returns a recipe by name.
-
-    Raises:
-        ValueError: If there is none, naming the nearest.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"Unknown recipe {name!r}. {did_you_mean(name, RECIPES)}")
-    return RECIPES[name]
 
 
 def recipe_from_config(config: Mapping[str, Any]) -> Recipe:

@@ -1,0 +1,104 @@
+"""How published models were trained on ImageNet: one recipe a model.
+
+References:
+    The official code: `experiment_nfnets.py` (Brock et al. 2021, arXiv:2102.06171),
+    `experiment_nf_regnets.py` and `experiment.py` (2021, arXiv:2101.08692).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from nfx.augment import NF_REGNET_ORDER
+from nfx.models import model_variant
+from nfx.recipes._recipe import Recipe
+
+
+_IMAGES = 1_281_167  # that ImageNet has to train on
+
+# RandAugment's level of each NFNet; all have four layers.
+_RANDAUGMENT_LEVELS = {
+    "nfnet_f0": 5, "nfnet_f1": 10, "nfnet_f2": 10, "nfnet_f3": 15, "nfnet_f4": 15, "nfnet_f5": 15,
+    "nfnet_f6": 15,
+}  # fmt: skip
+
+_NF_REGNETS = tuple(f"nf_regnet_b{level}" for level in range(6))
+
+_NF_RESNETS = tuple(f"nf_resnet{depth}" for depth in (50, 101, 152, 200, 288))
+
+
+def _on_imagenet(name: str, batch_size: int, epochs: int) -> Recipe:
+    """What all have in common: the sizes of the variant, and a warm-up of five epochs."""
+    variant = model_variant(name)
+    return Recipe(
+        data="",
+        model=name,
+        image_size=variant.train_size,
+        test_size=variant.test_size,
+        color="rgb",
+        crop_area=0.08,
+        batch_size=batch_size,
+        steps=epochs * _IMAGES // batch_size,
+        warmup_steps=5 * _IMAGES / batch_size,
+        learning_rate=0.1,
+        dropout=variant.drop_rate,
+        stochastic_depth=variant.stochastic_depth_rate,
+    )
+
+
+def _nfnet(name: str) -> Recipe:
+    return replace(
+        _on_imagenet(name, batch_size=4096, epochs=360),
+        dtype="bfloat16",
+        weight_decay=2e-5,
+        clipping=0.01,
+        ema=0.99999,
+        stochastic_depth=0.25,
+        randaugment_layers=4,
+        randaugment_level=_RANDAUGMENT_LEVELS[name],
+        randaugment_rules="official",
+        mixup=0.2,
+        cutmix=True,
+    )
+
+
+def _nf_regnet(name: str) -> Recipe:
+    """The rate is 0.4 at batch 1024 there, which is 0.1 at 256, and ends at 0.001."""
+    return replace(
+        _on_imagenet(name, batch_size=1024, epochs=360),
+        final_learning_rate=0.001,
+        weight_decay=5e-5 + 1e-5 * _NF_REGNETS.index(name),
+        clipping=None,
+        ema=0.99999,
+        mixup=0.2,
+        cutmix=True,
+        augment_order=NF_REGNET_ORDER,
+    )
+
+
+def _nf_resnet(name: str) -> Recipe:
+    return replace(
+        _on_imagenet(name, batch_size=1024, epochs=90),
+        weight_decay=1e-4,
+        clipping=None,
+        ema=0.0,
+    )
+
+
+_FAMILIES = (
+    (_nfnet, tuple(_RANDAUGMENT_LEVELS)),
+    (_nf_regnet, _NF_REGNETS),
+    (_nf_resnet, _NF_RESNETS),
+)
+
+
+def _rows() -> Iterator[tuple[str, Recipe]]:
+    for build, names in _FAMILIES:
+        for name in names:
+            yield f"{name}-imagenet", build(name)
+
+
+# The official configurations do not say, of what is here: the label smoothing, warm-up and
+# stochastic depth of NF-RegNets and NF-ResNets, which are those of the NFNets' code (0.1, five
+# epochs) and of the variants.
+PUBLISHED: Mapping[str, Recipe] = MappingProxyType(dict(_rows()))
