@@ -169,6 +169,35 @@ def test_worker_processes_end_with_the_one_they_work_for(tmp_path):
             time.sleep(0.1)
 
 
+ORPHAN = """
+import multiprocessing, os, signal, time
+from nfx.data._pipeline import _end_with_parent
+def work(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    _end_with_parent(0, 1)
+    time.sleep(60)
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    worker = context.Process(target=work, args=(os.getpid(),))
+    worker.start()
+    print(worker.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_process_ends_if_the_other_was_gone_before_it_began(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    command = [sys.executable, script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        worker = Path(f"/proc/{process.stdout.readline().strip()}")
+    deadline = time.monotonic() + 20
+    while worker.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize(("batch_size", "hosts"), [(30, 1), (0, 1), (4, 3)])
 def test_batches_that_cannot_be_are_refused(batch_size, hosts):
     with pytest.raises(ValueError, match=f"batch_size={batch_size} must be a multiple of {hosts}"):
