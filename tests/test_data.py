@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import subprocess
 import sys
@@ -139,6 +140,35 @@ def test_worker_processes_say_which_image_is_bad():
     images = Images(FileSource(12, BROKEN), RandomCrop(8))
     with pytest.raises(BadImageError, match=r"Image \d+, 'file \d+', cannot be used"):
         taken(training_batches(images, 12, seed=0, loading=Loading(workers=1)), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CountedSource:
+    """Images, and a file that grows by a byte with each that is read, in any process."""
+
+    path: Path
+    class_names: tuple[str, ...] = ("one",)
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        with self.path.open("ab", buffering=0) as file:
+            file.write(b"x")
+        return Record(np.zeros((2, 2, 1), np.uint8), 0, "")
+
+
+@pytest.mark.slow
+def test_what_is_loaded_ahead_does_not_grow_with_the_workers(tmp_path):
+    path = tmp_path / "count"
+    images = Images(CountedSource(path), AsStored((2, 2, 1)))
+    batches = training_batches(images, 256, seed=0, loading=Loading(threads=1, workers=3))
+    next(batches)
+    loaded = 0
+    while loaded < (loaded := path.stat().st_size):
+        time.sleep(1)
+    # The batch that was taken, two ahead, and one that is on its way between the processes.
+    assert 2 * 256 < loaded <= 4 * 256
 
 
 ENDLESS = """

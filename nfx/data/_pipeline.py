@@ -212,7 +212,8 @@ def _batches(
     threads = loading.threads
     if threads is None:
         threads = -(-(os.cpu_count() or 1) // max(loading.workers, 1))
-    ahead = max(2 * share.chunks, 2 * threads) if threads else 0
+    # Two batches in all: every worker loads its part of them.
+    ahead = max(-(-2 * share.chunks // max(loading.workers, 1)), 2 * threads) if threads else 0
     dataset = (
         grain.MapDataset.range(chunks.start, chunks.stop)
         .map(load)
