@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +173,21 @@ def test_people_read_counts_and_what_cannot_be_read(tmp_path, capsys):
     assert "blue/03.jpg: it is damaged" in out
     with Image.open(sheet) as picture:
         assert picture.width > 6 * 112
+
+
+def test_names_in_no_encoding_are_shown(tmp_path, monkeypatch):
+    """As those of Linux may be."""
+    folder = write_pictures(tmp_path / "in")
+    (folder / "red" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    screen = io.BytesIO()
+    strict = io.TextIOWrapper(screen, "utf-8", errors="strict", write_through=True)
+    monkeypatch.setattr("sys.stdout", strict)
+    assert main(["inspect", "data", str(folder), "--sheet", ""]) == 1
+    assert b"red/caf\\udce9.png: it is empty" in screen.getvalue()
+    said = []
+    with BadImagesLog(tmp_path, share=1.0, say=said.append) as log:
+        log.take("train", 9, BadImage(0, os.fsdecode(b"caf\xe9.png"), "it is empty"))
+    assert said[0].encode().endswith(b"'caf\\udce9.png': it is empty")
 
 
 def test_programs_read_json(tmp_path, capsys):
