@@ -143,22 +143,25 @@ def test_a_survey_of_some_is_spread_over_all():
 MIXED = Recipe(mixup=0.2, cutmix=True, randaugment_layers=1, seed=3)
 
 
-def test_a_contact_sheet_shows_what_a_run_sees_first():
-    """Tiles are the pixels that the training step computes from its first batch."""
-    sheet = np.asarray(contact_sheet(MIXED, count=4, columns=4))
-    parts = build_parts(MIXED)
-    batch = next(training_batches(parts.images.train, 32, seed=3))
-    examples = jax.jit(
-        lambda images, labels: augment_examples(
-            parts.preprocessing, images, labels, parts.key, 0, jnp.arange(32), 10
+@pytest.mark.parametrize("batch_size", [32, 2])
+def test_a_contact_sheet_shows_what_a_run_sees_first(batch_size):
+    """Tiles are the pixels that the training step computes from its first batches."""
+    recipe = dataclasses.replace(MIXED, batch_size=batch_size)
+    sheet = np.asarray(contact_sheet(recipe, count=4, columns=4))
+    parts = build_parts(recipe)
+    batches = training_batches(parts.images.train, batch_size, seed=3)
+    augment = jax.jit(
+        lambda images, labels, step: augment_examples(
+            parts.preprocessing, images, labels, parts.key, step, jnp.arange(batch_size), 10
         )
-    )(*batch)
+    )
+    seen = [augment(*next(batches), jnp.asarray(step)).images for step in range(2)]
     scale, margin = 4, 8
-    for column in range(4):
+    for column, image in enumerate(np.concatenate(seen)[:4]):
         left = margin + column * (28 * scale + margin)
         tile = sheet[margin : margin + 28 * scale : scale, left : left + 28 * scale : scale]
         mean, std = parts.preprocessing[:2]
-        pixels = 255 * (np.asarray(examples.images[column]) * std + mean)
+        pixels = 255 * (image * np.float32(std) + np.float32(mean))
         np.testing.assert_allclose(tile, np.broadcast_to(pixels, tile.shape), atol=1)
 
 
