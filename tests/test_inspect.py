@@ -26,8 +26,9 @@ from nfx.data import (
     survey,
     training_batches,
 )
-from nfx.recipes import build_parts, contact_sheet, evaluate, Recipe
+from nfx.recipes import build_parts, contact_sheet, Recipe
 from nfx.recipes._images import recipe_images
+from nfx.recipes._recipe import check_same_recipe
 from nfx.train import augment_examples, BadImagesLog, TrainingError
 
 
@@ -252,7 +253,15 @@ def test_the_sample_still_is_what_it_was():
     assert [len(source) for source in open_sources("sample")] == [5000, 1000]
 
 
-def test_evaluation_takes_float_pixels(tmp_path):
+def test_a_run_that_a_bad_image_stopped_may_go_on_and_skip_it():
+    """Until then it was the same run."""
+    begun = Recipe()
+    check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", bad_share=0.5))
+    with pytest.raises(ValueError, match=r"its seed is 0, not 1\. To"):
+        check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", seed=1))
+
+
+def test_a_run_is_evaluated_on_float_pixels_and_with_bad_images(tmp_path, capsys):
     """The official views keep fractions: a run of such a model is evaluated on them."""
     folder = write_pictures(tmp_path / "in")
     arguments = [
@@ -260,4 +269,8 @@ def test_evaluation_takes_float_pixels(tmp_path):
         "--image-size", "16", "--test-size", "24", "--batch-size", "8", "--steps", "2",
     ]  # fmt: skip
     assert main(arguments) == 0
-    assert evaluate(tmp_path / "run").ema.examples == 2
+    (folder / "red" / "09.jpg").write_bytes(b"")
+    assert main(["evaluate", str(tmp_path / "run"), "--bad-images", "skip"]) == 0
+    told = capsys.readouterr()
+    assert "\n1 images of the test set" in told.out
+    assert "'red/09.jpg': it is empty" in told.err
