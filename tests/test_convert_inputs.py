@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nfx.data import convert, ImageError, load_images, load_records, Record
+from nfx.data import convert, ImageError, load_images, load_records, open_sources, Record
 from tests.datasets import noise, samples, write_folder, write_parquet, write_tar
 
 
@@ -50,6 +50,14 @@ def test_folders_are_converted(tmp_path, split):
     found, names = converted(tmp_path / "in", tmp_path / "out")
     assert found == (train, test)
     assert names == ("ash", "elm")
+
+
+@pytest.mark.parametrize("load", [open_sources, load_images])
+def test_the_archives_of_a_folder_may_be_beside_it(tmp_path, load):
+    write_folder(tmp_path / "in/train", ["ash", "elm"], 30)
+    write_folder(tmp_path / "in/test", ["ash", "elm"], 4)
+    write_tar(tmp_path / "in/train.tar", [("images/ash/0.jpg", b"")])
+    assert [len(source) for source in load(tmp_path / "in")] == [60, 8]
 
 
 def test_folders_without_a_test_folder_lose_every_tenth_image(tmp_path):

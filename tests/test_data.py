@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import subprocess
 import sys
@@ -141,6 +142,35 @@ def test_worker_processes_say_which_image_is_bad():
         taken(training_batches(images, 12, seed=0, loading=Loading(workers=1)), 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class CountedSource:
+    """Images, and a file that grows by a byte with each that is read, in any process."""
+
+    path: Path
+    class_names: tuple[str, ...] = ("one",)
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        with self.path.open("ab", buffering=0) as file:
+            file.write(b"x")
+        return Record(np.zeros((2, 2, 1), np.uint8), 0, "")
+
+
+@pytest.mark.slow
+def test_what_is_loaded_ahead_does_not_grow_with_the_workers(tmp_path):
+    path = tmp_path / "count"
+    images = Images(CountedSource(path), AsStored((2, 2, 1)))
+    batches = training_batches(images, 256, seed=0, loading=Loading(threads=1, workers=3))
+    next(batches)
+    loaded = 0
+    while loaded < (loaded := path.stat().st_size):
+        time.sleep(1)
+    # The batch that was taken, two ahead, and one that is on its way between the processes.
+    assert 2 * 256 < loaded <= 4 * 256
+
+
 ENDLESS = """
 import multiprocessing
 from nfx.data import *
@@ -175,6 +205,35 @@ def runs(process):
         return ") Z " not in (process / "stat").read_text()
     except OSError:
         return False
+
+
+ORPHAN = """
+import multiprocessing, os, signal, time
+from nfx.data._pipeline import _end_with_parent
+def work(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    _end_with_parent(0, 1)
+    time.sleep(60)
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    worker = context.Process(target=work, args=(os.getpid(),))
+    worker.start()
+    print(worker.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_process_ends_if_the_other_was_gone_before_it_began(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    command = [sys.executable, script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        worker = Path(f"/proc/{process.stdout.readline().strip()}")
+    deadline = time.monotonic() + 20
+    while runs(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(("batch_size", "hosts"), [(30, 1), (0, 1), (4, 3)])

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,9 @@ from nfx.data import (
     survey,
     training_batches,
 )
-from nfx.recipes import build_parts, contact_sheet, evaluate, Recipe
+from nfx.recipes import build_parts, contact_sheet, Recipe
 from nfx.recipes._images import recipe_images
+from nfx.recipes._recipe import check_same_recipe
 from nfx.train import augment_examples, BadImagesLog, TrainingError
 
 
@@ -142,22 +144,25 @@ def test_a_survey_of_some_is_spread_over_all():
 MIXED = Recipe(mixup=0.2, cutmix=True, randaugment_layers=1, seed=3)
 
 
-def test_a_contact_sheet_shows_what_a_run_sees_first():
-    """Tiles are the pixels that the training step computes from its first batch."""
-    sheet = np.asarray(contact_sheet(MIXED, count=4, columns=4))
-    parts = build_parts(MIXED)
-    batch = next(training_batches(parts.images.train, 32, seed=3))
-    examples = jax.jit(
-        lambda images, labels: augment_examples(
-            parts.preprocessing, images, labels, parts.key, 0, jnp.arange(32), 10
+@pytest.mark.parametrize("batch_size", [32, 2])
+def test_a_contact_sheet_shows_what_a_run_sees_first(batch_size):
+    """Tiles are the pixels that the training step computes from its first batches."""
+    recipe = dataclasses.replace(MIXED, batch_size=batch_size)
+    sheet = np.asarray(contact_sheet(recipe, count=4, columns=4))
+    parts = build_parts(recipe)
+    batches = training_batches(parts.images.train, batch_size, seed=3)
+    augment = jax.jit(
+        lambda images, labels, step: augment_examples(
+            parts.preprocessing, images, labels, parts.key, step, jnp.arange(batch_size), 10
         )
-    )(*batch)
+    )
+    seen = [augment(*next(batches), jnp.asarray(step)).images for step in range(2)]
     scale, margin = 4, 8
-    for column in range(4):
+    for column, image in enumerate(np.concatenate(seen)[:4]):
         left = margin + column * (28 * scale + margin)
         tile = sheet[margin : margin + 28 * scale : scale, left : left + 28 * scale : scale]
         mean, std = parts.preprocessing[:2]
-        pixels = 255 * (np.asarray(examples.images[column]) * std + mean)
+        pixels = 255 * (image * np.float32(std) + np.float32(mean))
         np.testing.assert_allclose(tile, np.broadcast_to(pixels, tile.shape), atol=1)
 
 
@@ -172,6 +177,21 @@ def test_people_read_counts_and_what_cannot_be_read(tmp_path, capsys):
     assert "blue/03.jpg: it is damaged" in out
     with Image.open(sheet) as picture:
         assert picture.width > 6 * 112
+
+
+def test_names_in_no_encoding_are_shown(tmp_path, monkeypatch):
+    """As those of Linux may be."""
+    folder = write_pictures(tmp_path / "in")
+    (folder / "red" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    screen = io.BytesIO()
+    strict = io.TextIOWrapper(screen, "utf-8", errors="strict", write_through=True)
+    monkeypatch.setattr("sys.stdout", strict)
+    assert main(["inspect", "data", str(folder), "--sheet", ""]) == 1
+    assert b"red/caf\\udce9.png: it is empty" in screen.getvalue()
+    said = []
+    with BadImagesLog(tmp_path, share=1.0, say=said.append) as log:
+        log.take("train", 9, BadImage(0, os.fsdecode(b"caf\xe9.png"), "it is empty"))
+    assert said[0].encode().endswith(b"'caf\\udce9.png': it is empty")
 
 
 def test_programs_read_json(tmp_path, capsys):
@@ -233,7 +253,15 @@ def test_the_sample_still_is_what_it_was():
     assert [len(source) for source in open_sources("sample")] == [5000, 1000]
 
 
-def test_evaluation_takes_float_pixels(tmp_path):
+def test_a_run_that_a_bad_image_stopped_may_go_on_and_skip_it():
+    """Until then it was the same run."""
+    begun = Recipe()
+    check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", bad_share=0.5))
+    with pytest.raises(ValueError, match=r"its seed is 0, not 1\. To"):
+        check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", seed=1))
+
+
+def test_a_run_is_evaluated_on_float_pixels_and_with_bad_images(tmp_path, capsys):
     """The official views keep fractions: a run of such a model is evaluated on them."""
     folder = write_pictures(tmp_path / "in")
     arguments = [
@@ -241,4 +269,8 @@ def test_evaluation_takes_float_pixels(tmp_path):
         "--image-size", "16", "--test-size", "24", "--batch-size", "8", "--steps", "2",
     ]  # fmt: skip
     assert main(arguments) == 0
-    assert evaluate(tmp_path / "run").ema.examples == 2
+    (folder / "red" / "09.jpg").write_bytes(b"")
+    assert main(["evaluate", str(tmp_path / "run"), "--bad-images", "skip"]) == 0
+    told = capsys.readouterr()
+    assert "\n1 images of the test set" in told.out
+    assert "'red/09.jpg': it is empty" in told.err

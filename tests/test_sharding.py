@@ -162,10 +162,17 @@ def test_batches_are_placed_ahead_of_their_use(ahead):
     assert number == 5
 
 
-def test_what_a_batch_raises_is_raised():
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_what_a_batch_raises_is_raised_in_its_place(ahead):
+    """As if nothing were placed ahead: a run trains, and saves, up to a bad image."""
+
     def batches():
         yield np.zeros((8, 2))
+        yield np.ones((8, 2))
         raise ValueError("a bad image")
 
+    placed = prefetch_batches(batches(), mesh_of(4), ahead=ahead)
+    np.testing.assert_array_equal(next(placed), 0)
+    np.testing.assert_array_equal(next(placed), 1)
     with pytest.raises(ValueError, match="a bad image"):
-        list(prefetch_batches(batches(), mesh_of(4)))
+        next(placed)

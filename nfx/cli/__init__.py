@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import io
 import logging
 import os
 import sys
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     the environment variable `NFX_TRACEBACK` is set.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be in no encoding at all
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0

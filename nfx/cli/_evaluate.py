@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,8 @@ class EvaluateCommand:
         data: Other images, of the same classes, whose test images to take.
         step: Step of the checkpoint; the latest by default.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
+        bad_images: What to do with images that cannot be read; as the run did when it began, by
+            default. Those that are skipped do not count.
         json: Print JSON.
     """
 
@@ -28,6 +30,7 @@ class EvaluateCommand:
     data: str = ""
     step: int | None = None
     mesh: str = "data=all"
+    bad_images: Literal["raise", "skip"] | None = None
     json: bool = False
 
 
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         data=command.data,
         step=command.step,
         mesh=command.mesh,
+        bad_images=command.bad_images,
         on_skip=lambda split, count, bad: skipped.append(bad),
     )
     if skipped:

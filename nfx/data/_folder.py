@@ -85,6 +85,15 @@ def load_folder(root: str | Path) -> Splits[Source]:
     return Splits(train, dataclasses.replace(test, labels=labels, class_names=names))
 
 
+def has_class_folders(root: Path) -> bool:
+    """Whether there are folders in the folder "train": then it is one of images.
+
+    The archives that they came in may be beside them.
+    """
+    train = root / "train"
+    return train.is_dir() and any(path.is_dir() and _seen(path.name) for path in train.iterdir())
+
+
 def list_images(paths: Sequence[str | Path]) -> list[Path]:
     """Returns the image files among `paths`: files as they are, folders with all below them.
 

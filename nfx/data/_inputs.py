@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from nfx.data._folder import load_folder
+from nfx.data._folder import has_class_folders, load_folder
 from nfx.data._listed import find_files
 from nfx.data._manifest import DatasetError, MANIFEST, SCRATCH
 from nfx.data._parquet import load_parquet
@@ -92,6 +92,8 @@ def load_images(
                 f"{str(root)!r} is in nfx's own format already"
                 + ("." if name == MANIFEST else ", and its conversion is not finished.")
             )
+    if has_class_folders(root):
+        return _load_folder(root, test_split, class_names)
     tars, parquets = find_files(root, ".tar"), find_files(root, ".parquet")
     if tars and parquets:
         raise ValueError(f"{str(root)!r} holds tars and parquet files: convert one kind of them.")

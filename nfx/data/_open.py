@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nfx.data._array_record import load_records
-from nfx.data._folder import load_folder
+from nfx.data._folder import has_class_folders, load_folder
 from nfx.data._listed import find_files
 from nfx.data._manifest import MANIFEST, SCRATCH
 from nfx.data._sample import load_sample
@@ -35,7 +35,7 @@ def open_sources(
     if (root / MANIFEST).exists() or (root / SCRATCH).exists():
         return load_records(root)
     for suffix in (".tar", ".parquet"):
-        if root.is_dir() and find_files(root, suffix):
+        if root.is_dir() and not has_class_folders(root) and find_files(root, suffix):
             raise ValueError(
                 f"{str(root)!r} holds {suffix} files, which are not read in random order: convert "
                 f"them once with `nfx convert {root} NEW`, and train on --data NEW."

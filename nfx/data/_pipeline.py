@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools as ft
+import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -212,7 +212,8 @@ def _batches(
     threads = loading.threads
     if threads is None:
         threads = -(-(os.cpu_count() or 1) // max(loading.workers, 1))
-    ahead = max(2 * share.chunks, 2 * threads) if threads else 0
+    # Two batches in all: every worker loads its part of them.
+    ahead = max(-(-2 * share.chunks // max(loading.workers, 1)), 2 * threads) if threads else 0
     dataset = (
         grain.MapDataset.range(chunks.start, chunks.stop)
         .map(load)
@@ -235,12 +236,13 @@ def _batches(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends a worker process soon after the one that it works for, which may have been killed."""
-    parent = os.getppid()
+    """Ends a worker process with the one that it works for, which may have been killed."""
+    parent = multiprocessing.parent_process()  # by a pipe to it: it may be gone already
+    if parent is None:
+        return
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -51,20 +51,24 @@ def contact_sheet(
 
 
 def _augmented(recipe: Recipe, parts: Parts, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images on a scale of 0 to 1, and targets without smoothing."""
-    batch = next(training_batches(parts.images.train, count, seed=recipe.seed))
+    """Images on a scale of 0 to 1, and targets without smoothing; of as many steps as it takes."""
+    size = min(count, recipe.batch_size)
+    batches = training_batches(parts.images.train, size, seed=recipe.seed)
     classes = len(parts.images.train.class_names)
 
     @jax.jit
-    def augment(images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def augment(
+        images: jax.Array, labels: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         examples = augment_examples(
-            parts.preprocessing, images, labels, parts.key, 0, jnp.arange(count), classes
+            parts.preprocessing, images, labels, parts.key, step, jnp.arange(size), classes
         )
         mean, std = (jnp.asarray(x) for x in parts.preprocessing[:2])
         return examples.images * std + mean, examples.targets
 
-    images, targets = augment(*batch)
-    return np.asarray(images), np.asarray(targets)
+    steps = [augment(*next(batches), jnp.asarray(step)) for step in range(-(-count // size))]
+    images, targets = (np.concatenate(arrays)[:count] for arrays in zip(*steps, strict=True))
+    return images, targets
 
 
 def _caption(target: np.ndarray, class_names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -44,6 +44,7 @@ def evaluate(
     data: str = "",
     step: int | None = None,
     mesh: str = "data=all",
+    bad_images: Literal["raise", "skip"] | None = None,
     on_skip: Callable[[str, int, BadImage], None] | None = None,
 ) -> RunEvaluation:
     """Evaluates a checkpoint of a run on every test image once.
@@ -54,17 +55,23 @@ def evaluate(
             `nfx.data.open_sources`.
         step: The step of the checkpoint, the latest by default.
         mesh: Devices to use, as in training; any, whatever the run was trained on.
-        on_skip: Is told of images that could not be used, if the run skips such.
+        bad_images: What to do with images that cannot be used; by default as the run did when it
+            began.
+        on_skip: Is told of images that could not be used, if such are skipped.
 
     Raises:
         RunDirectoryError: If there is no such run.
         CheckpointError: If there is no such checkpoint, or it is damaged.
         ValueError: If the images are not of the classes that the model knows.
-        BadImageError: If an image cannot be used, and the run does not skip such.
+        BadImageError: If an image cannot be used and is not to be skipped.
     """
     directory = RunDirectory.open(run_dir)
     recipe = recipe_from_config(directory.config)
-    parts = build_parts(dataclasses.replace(recipe, data=data) if data else recipe)
+    parts = build_parts(
+        dataclasses.replace(
+            recipe, data=data or recipe.data, bad_images=bad_images or recipe.bad_images
+        )
+    )
     known, found = directory.config.get("class_names", []), list(parts.images.test.class_names)
     if found != known:
         raise ValueError(

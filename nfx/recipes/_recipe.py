@@ -177,10 +177,16 @@ def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
 
 
 def check_same_recipe(run: str, saved: Recipe, asked: Recipe) -> None:
-    """Raises a `ValueError` that lists the fields in which two recipes differ."""
+    """Raises a `ValueError` that lists the fields in which two recipes differ.
+
+    What to do with bad images may differ: up to the first, which may have stopped the run, it
+    changes nothing.
+    """
     old, new = dataclasses.asdict(saved), dataclasses.asdict(asked)
     differ = [
-        f"{name} is {old[name]!r}, not {new[name]!r}" for name in old if old[name] != new[name]
+        f"{name} is {old[name]!r}, not {new[name]!r}"
+        for name in old
+        if old[name] != new[name] and name not in ("bad_images", "bad_share")
     ]
     if differ:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 
 import jax
 import numpy as np
@@ -33,9 +32,18 @@ def prefetch_batches(
         mesh: The mesh to place them on.
         ahead: How many to hold on the devices beside the one in use. One is double buffering:
             while the step runs on a batch, the next one is copied.
+
+    Raises:
+        Exception: What `batches` raises, once the batches before it are taken: a run that ends
+            before that has no need to know.
     """
-    placed = deque(place_batch(batch, mesh) for batch in islice(batches, ahead))
-    for batch in batches:
-        placed.append(place_batch(batch, mesh))
-        yield placed.popleft()
+    placed: deque[PyTree[Array]] = deque()
+    try:
+        for batch in batches:
+            placed.append(place_batch(batch, mesh))
+            if len(placed) > ahead:
+                yield placed.popleft()
+    except Exception:
+        yield from placed
+        raise
     yield from placed

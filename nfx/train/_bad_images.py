@@ -64,7 +64,7 @@ class BadImagesLog:
         known.add(bad.index)
         records.append({"split": split, **dataclasses.asdict(bad)})
         if len(known) == 1:
-            self._say(f"Skipping bad images, listed in {self._path}: {bad.name}: {bad.reason}")
+            self._say(f"Skipping bad images, listed in {self._path}: {bad.name!r}: {bad.reason}")
         if len(known) > self._share * count:
             raise TrainingError(
                 f"{len(known)} of {count:,} {split} images cannot be used, more than the share of "
