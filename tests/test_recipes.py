@@ -88,6 +88,9 @@ def test_published_recipes_have_the_sizes_of_their_models(name):
         ('augment_order = ["flip", "normalise"]', "is not a list of one of 'flip'"),
         ("steps = 0", "steps=0 must be at least 1"),
         ('recipe = "nfnet_f9-imagenet"', "Unknown recipe 'nfnet_f9-imagenet'"),
+        ("recipe = 1", "starts from 1, which is not a name"),
+        ("momentum = 1.0", "momentum=1.0 must be in [0, 1). It is in"),
+        ("final_learning_rate = 0.5", "final_learning_rate=0.5 must be at most the peak, 0.15"),
         ("steps = ", "is not TOML"),
         (None, "Cannot read the recipe"),
     ],
@@ -108,8 +111,16 @@ def test_files_change_the_recipe_that_they_name(tmp_path):
     assert read_recipe(path) == expected
     path.write_text("steps = 7")
     assert read_recipe(path) == Recipe(steps=7)
+    assert read_recipe(path, data="x") == dataclasses.replace(RECIPES["folder"], steps=7)
     path.write_text('data = "x"')
     assert read_recipe(path) == dataclasses.replace(RECIPES["folder"], data="x")
+
+
+@pytest.mark.parametrize("data", ["/d/\N{GRINNING FACE}", 'a "quoted" \\ name', "\x7f\t"])
+def test_paths_survive_files(tmp_path, data):
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe_to_toml(Recipe(data=data)), encoding="utf-8")
+    assert read_recipe(path).data == data
 
 
 def test_recipes_are_listed_and_printed(capsys):
@@ -122,11 +133,12 @@ def test_recipes_are_listed_and_printed(capsys):
 def test_a_dry_run_prints_the_recipe_and_what_it_costs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.toml"
-    path.write_text('data = "nowhere"\nmodel = "nfnet_nano"\nimage_size = 16\n')
+    path.write_text('recipe = "folder"\nmodel = "nfnet_nano"\nimage_size = 16\n')
     assert main(["train", "--config", str(path), "--dry-run", "--batch-size", "8"]) == 0
     out = capsys.readouterr().out
     assert "batch_size = 8\n" in out
     assert 'model = "nfnet_nano"\n' in out
+    assert "# 2,000 steps of 8: 16,000 images\n" in out
     assert "temporaries" in out
     assert not (tmp_path / "runs").exists()
 

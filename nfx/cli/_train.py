@@ -16,6 +16,7 @@ from nfx.recipes import (
     compile_recipe,
     CompileOptions,
     get_recipe,
+    open_recipe_sources,
     read_recipe,
     Recipe,
     recipe_from_config,
@@ -45,7 +46,8 @@ class TrainCommand:
         recipe: The recipe to start from: see `nfx recipes`.
         config: A file of TOML with a recipe, to start from instead: `nfx recipes NAME` prints one.
         dry_run: Train nothing and write nothing: print the recipe as it is with all options, and
-            what the compiler says of its training step. Images need not be there.
+            what the compiler says of its training step. No data need be named: there are 1,000
+            classes then.
         hyperparameters: What to train, on what, and how.
         run: How to run it; the result does not depend on it.
         processes: Which of several processes this is.
@@ -79,7 +81,13 @@ def main(arguments: Sequence[str]) -> int:
 def _dry_run(command: TrainCommand) -> int:
     recipe, say = command.hyperparameters, ft.partial(print, file=sys.stderr, flush=True)
     print(recipe_to_toml(recipe))
-    options = CompileOptions(mesh=command.run.mesh)
+    seen, classes = recipe.steps * recipe.batch_size, None
+    print(f"# {recipe.steps:,} steps of {recipe.batch_size:,}: {seen:,} images")
+    if recipe.data:
+        train = open_recipe_sources(recipe).train
+        classes = len(train.class_names)
+        print(f"# {seen / len(train):.1f} epochs of {len(train):,} images of {classes:,} classes")
+    options = CompileOptions(mesh=command.run.mesh, classes=classes)
     program = compile_recipe(recipe, options, progress=ft.partial(timed, say=say))
     Console().print(report_table(program.report))
     return 0
@@ -95,7 +103,7 @@ def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
     if known.config and known.recipe:
         raise ValueError('--config FILE and --recipe NAME: write recipe = "NAME" into the file.')
     if known.config:
-        return Path(known.config).stem, read_recipe(known.config)
+        return Path(known.config).stem, read_recipe(known.config, data=known.data)
     if known.resume and known.run_dir and not known.recipe:
         return "resumed", recipe_from_config(RunDirectory.open(known.run_dir).config)
     name = known.recipe or starting_recipe(known.data)

@@ -24,7 +24,7 @@ class Survey:
     Attributes:
         images: How many images it has.
         class_names: Names of its classes.
-        counts: How many of the images that were looked at are of each class.
+        counts: How many of the images that can be read are of each class.
         sizes: Width and height of each that can be read, shape `(n, 2)`.
         stored_bytes: Bytes of each that can be read, shape `(n,)`.
         kinds: How many there are of each format and mode of colour, as "JPEG RGB".

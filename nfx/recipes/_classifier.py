@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 
-from nfx.data import no_images, Splits
+from nfx.data import CentreView, no_images, Splits
 from nfx.models import create_model, initial_statistics, model_card, model_variant
 from nfx.recipes._build import build_parts
 from nfx.recipes._evaluation import restore_run
+from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config
 from nfx.serving import check_positive, ImageFormat
 from nfx.train import RunDirectory
@@ -98,14 +99,15 @@ def _from_run(
     nothing = no_images(names)  # from the classes alone the shape of the model follows
     parts = build_parts(recipe, Splits(nothing, nothing))
     state = restore_run(directory, parts)
-    card = model_card(recipe.model)
+    transform = evaluation_transform(recipe)
+    whole = not isinstance(transform, CentreView)  # the sample, which is evaluated as it is stored
     images = ImageFormat(
         size=image_size or recipe.evaluation_size,
         channels=recipe.channels,
         mean=parts.preprocessing.mean,
         std=parts.preprocessing.std,
-        crop=card.crop,
-        view=card.view,
+        crop=1.0 if whole else transform.crop,
+        view="timm" if whole else transform.rule,
     )
     return Classifier(recipe.model, state.ema, state.statistics, images, names)
 

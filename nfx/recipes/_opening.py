@@ -45,7 +45,7 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
     else:
         path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         directory = RunDirectory.create(path, _config(recipe, parts))
-        (directory.path / "recipe.toml").write_text(recipe_to_toml(recipe))
+    directory.write_text("recipe.toml", recipe_to_toml(recipe))
     wait_for_all("opened the run directory")
     return directory
 

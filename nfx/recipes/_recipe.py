@@ -22,8 +22,8 @@ class Recipe:
         crop_area: Smallest share of an image that a random crop keeps, 0.08 in the paper; 1 for no
             random crops, but the largest square in the centre.
         decoder: Who decodes and resizes training images: Pillow, or the faster OpenCV
-            (pip install 'nfx[fast]'), whose pixels differ by about one level. Test images are
-            always Pillow's.
+            (pip install 'nfx[fast]'), whose pixels differ by about one level. Test images, and
+            training images without random crops, are always Pillow's.
         bad_images: What to do with images that cannot be read: raise an error that names them, or
             skip them: another is drawn, and the run directory lists them.
         bad_share: Stop when more than this share of the images is skipped.
@@ -131,6 +131,11 @@ class Recipe:
             for name in names
             if not holds(getattr(self, name))
         ]
+        peak = self.learning_rate * self.batch_size / 256
+        if self.final_learning_rate > peak:
+            problems.append(
+                f"final_learning_rate={self.final_learning_rate} must be at most the peak, {peak:g}"
+            )
         if problems:
             raise ValueError(f"The recipe cannot be trained: {'; '.join(problems)}.")
         self.augmentation  # noqa: B018 (checks the order)

@@ -17,12 +17,13 @@ from nfx.recipes._table import get_recipe, starting_recipe
 _NONE = "none"
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path, *, data: str = "") -> Recipe:
     """Reads a recipe from a file.
 
     Args:
         path: The file. `recipe = "NAME"` says which recipe its other keys change; without it
             that is "sample", or "folder" if the data is another.
+        data: The data, if the file does not say.
 
     Raises:
         ValueError: If there is no such file, it is not TOML, or keys are unknown or of the wrong
@@ -30,13 +31,19 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path).expanduser()
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"Cannot read the recipe {str(path)!r}: {error.strerror}.") from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is not TOML: {error}.") from error
-    name = content.pop("recipe", None) or starting_recipe(str(content.get("data", "")))
-    return dataclasses.replace(get_recipe(name), **_checked(path, content))
+    name = content.pop("recipe", None) or starting_recipe(str(content.get("data", data)))
+    if not isinstance(name, str):
+        raise ValueError(f"The recipe {str(path)!r} starts from {name!r}, which is not a name.")
+    base, values = get_recipe(name), _checked(path, content)
+    try:
+        return dataclasses.replace(base, **values)
+    except ValueError as error:
+        raise ValueError(f"{error} It is in {str(path)!r}.") from error
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
@@ -46,10 +53,11 @@ def recipe_to_toml(recipe: Recipe) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value in TOML, which has JSON's strings, booleans and lists."""
+    """A value in TOML, which has JSON's strings, booleans and lists, but for two details."""
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(_NONE if value is None else value)
+    text = json.dumps(_NONE if value is None else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
 
 
 def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

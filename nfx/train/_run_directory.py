@@ -73,6 +73,10 @@ class RunDirectory:
         """Where checkpoints are."""
         return self.path / "checkpoints"
 
+    def write_text(self, name: str, content: str) -> None:
+        """Writes a text file, whole or not at all."""
+        write_text(self.path / name, content)
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`, whole or not at all."""
         write_json(self.path / "result.json", result)
@@ -86,7 +90,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_text(path: Path, content: str) -> None:
     """Writes a text file that is never seen half-written."""
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
