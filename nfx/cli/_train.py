@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,7 +16,14 @@ from nfx.recipes import (
     RunOptions,
     train,
 )
-from nfx.train import initialize_processes, ProcessOptions, RunDirectory
+from nfx.train import (
+    initialize_processes,
+    ProcessOptions,
+    RunDirectory,
+    stop_on_signals,
+    StopRequest,
+    TrainingStopped,
+)
 
 
 _DESCRIPTION = f"""Train a normalizer-free network.
@@ -55,7 +63,13 @@ def main(arguments: Sequence[str]) -> int:
         default=TrainCommand(name, recipe, RunOptions(), ProcessOptions()),
     )
     initialize_processes(command.processes)
-    train(command.hyperparameters, command.run, name=command.recipe)
+    stop = StopRequest()
+    try:
+        with stop_on_signals(stop):
+            train(command.hyperparameters, command.run, name=command.recipe, stop=stop)
+    except TrainingStopped as stopped:
+        print(f"nfx: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools as ft
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from jax.sharding import Mesh
 
@@ -44,7 +44,9 @@ class Feed:
         """Size of the batches to evaluate on."""
         return _IMAGES_PER_DEVICE * batch_shards(self.mesh)
 
-    def training(self, batch_size: int, *, seed: int, first_step: int) -> Iterator[Batch]:
+    def training(
+        self, batch_size: int, *, seed: int, first_step: int, left_out: Collection[int] = ()
+    ) -> Iterator[Batch]:
         """Yields the batches from a step on, for ever: see `nfx.data.training_batches`."""
         train = self.images.train
 
@@ -58,6 +60,7 @@ class Feed:
                 hosts=hosts,
                 loading=self.loading,
                 on_skip=ft.partial(self.on_skip, "train", len(train)),
+                left_out=left_out,
             )
 
         return prefetch_batches(load_parts(load, self.mesh), self.mesh)
