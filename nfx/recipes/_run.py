@@ -27,7 +27,6 @@ from nfx.train import (
     Display,
     idle_axes,
     is_first_process,
-    make_train_step,
     MetricsLog,
     number_of_first,
     plot_clipping,
@@ -177,7 +176,7 @@ def _fit(
         return state
     # Images are loaded while the step is compiled.
     batches = feed.training(recipe.batch_size, seed=recipe.seed, first_step=first_step)
-    step = make_train_step(parts.optimizer, parts.preprocessing, feed.mesh, parts.observe)
+    step = parts.train_step(feed.mesh)
     with observer.display.timed("Compiling the training step"):
         batch = abstract_batch(parts.images.train, recipe.batch_size, feed.mesh)
         compiled = compile_for_all(step, state, batch, parts.key, name="training step")
