@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -189,7 +190,7 @@ def test_names_in_no_encoding_are_shown(tmp_path, monkeypatch):
     assert main(["inspect", "data", str(folder), "--sheet", ""]) == 1
     assert b"red/caf\\udce9.png: it is empty" in screen.getvalue()
     said = []
-    with BadImagesLog(tmp_path, share=1.0, say=said.append) as log:
+    with closing(BadImagesLog(tmp_path, share=1.0, say=said.append)) as log:
         log.take("train", 9, BadImage(0, os.fsdecode(b"caf\xe9.png"), "it is empty"))
     assert said[0].encode().endswith(b"'caf\\udce9.png': it is empty")
 
@@ -212,14 +213,14 @@ def test_what_can_be_inspected_is_said(arguments, code, capsys):
 def test_bad_images_are_listed_once_and_too_many_stop_the_run(tmp_path):
     bad = [BadImage(number, f"file {number}", "it is empty") for number in range(4)]
     said = []
-    with BadImagesLog(tmp_path, share=0.02, say=said.append) as log:
+    with closing(BadImagesLog(tmp_path, share=0.02, say=said.append)) as log:
         for each in (bad[0], bad[1], bad[0]):
             log.take("train", 100, each)
         log.take("test", 100, bad[0])
     assert len(said) == 2
     path = tmp_path / "bad_images.jsonl"
     path.write_text(path.read_text() + '{"split": "tr')  # killed while it wrote
-    with BadImagesLog(tmp_path, share=0.02, say=said.append) as log:
+    with closing(BadImagesLog(tmp_path, share=0.02, say=said.append)) as log:
         log.take("train", 100, bad[1])
         with pytest.raises(TrainingError, match=r"3 of 100 train images .* 'file 2': it is empty"):
             log.take("train", 100, bad[2])

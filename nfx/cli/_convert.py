@@ -19,8 +19,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from nfx.cli._class_names import read_class_names
-from nfx.data import convert, load_images, Manifest, Progress, verify_records
+from nfx.data import (
+    convert,
+    load_images,
+    Manifest,
+    Progress,
+    read_class_names,
+    verify_records,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from nfx.aot import Dtype, ExportOptions
-from nfx.cli._class_names import read_class_names
+from nfx.data import read_class_names
 from nfx.recipes import export
 from nfx.serving import BatchSize, Storage
 

@@ -13,8 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nfx.cli._peek import peek
 from nfx.data import Survey, survey
-from nfx.recipes import contact_sheet, get_recipe, open_recipe_sources, Recipe
+from nfx.recipes import (
+    contact_sheet,
+    get_recipe,
+    open_recipe_sources,
+    Recipe,
+    starting_recipe,
+)
 
 
 # What is listed on the screen; --json has all.
@@ -57,11 +64,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _inspect_data(arguments: Sequence[str]) -> int:
+    name = peek(arguments, ["--recipe"]).recipe or starting_recipe(next(iter(arguments), ""))
     command = tyro.cli(
         InspectDataCommand,
         prog="nfx inspect data",
         args=arguments,
-        default=InspectDataCommand("", get_recipe(_recipe_name(arguments))),
+        default=InspectDataCommand("", get_recipe(name)),
     )
     recipe = dataclasses.replace(command.hyperparameters, data=command.source)
     sources = open_recipe_sources(recipe)
@@ -85,16 +93,6 @@ def _inspect_data(arguments: Sequence[str]) -> int:
         contact_sheet(recipe, sources, count=count).save(command.sheet)
         print(f"Contact sheet: {command.sheet}", file=sys.stderr if command.json else sys.stdout)
     return 1 if any(each.bad for each in surveys.values()) else 0
-
-
-def _recipe_name(arguments: Sequence[str]) -> str:
-    """The recipe whose fields the options change."""
-    for place, argument in enumerate(arguments):
-        if argument == "--recipe" and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith("--recipe="):
-            return argument.partition("=")[2]
-    return "sample" if "sample" in arguments[:1] else "folder"
 
 
 def _bar(console: Console) -> Progress:

@@ -10,8 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from nfx.cli._class_names import read_class_names
-from nfx.data import list_images
+from nfx.data import list_images, read_class_names
 from nfx.serving import is_artefact, load_artefact, predict_images, Prediction
 
 

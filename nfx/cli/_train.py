@@ -1,6 +1,5 @@
 """`nfx train`."""
 
-import argparse
 import dataclasses
 import functools as ft
 import sys
@@ -12,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from nfx.aot import report_table
+from nfx.cli._peek import peek
 from nfx.recipes import (
     compile_recipe,
     CompileOptions,
@@ -95,11 +95,8 @@ def _dry_run(command: TrainCommand) -> int:
 
 def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
     """The recipe whose fields the options change: named, the resumed run's, or by the data."""
-    parser = argparse.ArgumentParser(prog="nfx train", add_help=False, allow_abbrev=False)
-    for spellings in (("--recipe",), ("--config",), ("--data",), ("--run-dir", "--run_dir")):
-        parser.add_argument(*spellings, default="", nargs="?", const="")
-    parser.add_argument("--resume", action="store_true")
-    known, _ = parser.parse_known_args(arguments)
+    options = (["--recipe"], ["--config"], ["--data"], ["--run-dir", "--run_dir"])
+    known = peek(arguments, *options, flags=["--resume"])
     if known.config and known.recipe:
         raise ValueError('--config FILE and --recipe NAME: write recipe = "NAME" into the file.')
     if known.config:

@@ -5,6 +5,7 @@ from nfx.data._array_record import (
     load_records as load_records,
     verify_records as verify_records,
 )
+from nfx.data._class_names import read_class_names as read_class_names
 from nfx.data._convert import convert as convert, Progress as Progress
 from nfx.data._crops import (
     Box as Box,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nfx._files import file_digest
 from nfx.data._manifest import DatasetError, Manifest, read_manifest, Shard
 from nfx.data._sources import ImageError, Record, Source, Splits
 
@@ -176,12 +177,6 @@ def record_digest(position: int, payload: bytes) -> int:
     digest = hashlib.sha256(position.to_bytes(8, "little"))
     digest.update(payload)
     return int.from_bytes(digest.digest())
-
-
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size_problem(root: Path, shard: Shard) -> str:

@@ -11,7 +11,7 @@ from nfx.data._sources import ImageError, Record, Source, Splits
 from nfx.data._strings import Strings
 
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 # Without a test folder, one image in this many of each class is held out.
 HOLD_OUT = 10
@@ -108,7 +108,7 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
         if not files:
             raise ValueError(
                 f"No images in {str(path)!r}: none of its files ends in "
-                f"{', '.join(sorted(_SUFFIXES))}."
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}."
             )
         found += files
     return found
@@ -172,4 +172,4 @@ def _seen(name: str) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    return _seen(name) and os.path.splitext(name)[1].lower() in _SUFFIXES
+    return _seen(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from nfx.data._folder import has_class_folders, load_folder
-from nfx.data._listed import find_files
+from nfx.data._folder import load_folder
+from nfx.data._listed import find_archives
 from nfx.data._manifest import DatasetError, MANIFEST, SCRATCH
 from nfx.data._parquet import load_parquet
 from nfx.data._sources import Record, Source, Splits
@@ -92,16 +92,14 @@ def load_images(
                 f"{str(root)!r} is in nfx's own format already"
                 + ("." if name == MANIFEST else ", and its conversion is not finished.")
             )
-    if has_class_folders(root):
-        return _load_folder(root, test_split, class_names)
-    tars, parquets = find_files(root, ".tar"), find_files(root, ".parquet")
-    if tars and parquets:
+    archives = find_archives(root)
+    if len(archives) > 1:
         raise ValueError(f"{str(root)!r} holds tars and parquet files: convert one kind of them.")
-    if tars or parquets:
-        load = load_tars if tars else load_parquet
-        train, test = load(root, test_split=test_split, class_names=class_names)
-        return Splits(train, test)
-    return _load_folder(root, test_split, class_names)
+    if not archives:
+        return _load_folder(root, test_split, class_names)
+    load = load_tars if ".tar" in archives else load_parquet
+    train, test = load(root, test_split=test_split, class_names=class_names)
+    return Splits(train, test)
 
 
 def read_in_order(images: Convertible, start: int, stop: int) -> Iterator[Record]:

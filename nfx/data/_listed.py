@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from nfx.data._folder import HOLD_OUT
+from nfx.data._class_names import read_class_names
+from nfx.data._folder import has_class_folders, HOLD_OUT
 from nfx.data._sources import Splits
 
 
@@ -72,12 +73,18 @@ def find_files(root: Path, suffix: str) -> list[Path]:
     return found
 
 
-def read_class_names(root: Path) -> list[str] | None:
+def find_archives(root: Path) -> dict[str, list[Path]]:
+    """Returns tars and parquet files by suffix; none if they lie beside the images they held."""
+    if has_class_folders(root):
+        return {}
+    found = {suffix: find_files(root, suffix) for suffix in (".tar", ".parquet")}
+    return {suffix: files for suffix, files in found.items() if files}
+
+
+def class_names_beside(root: Path) -> list[str] | None:
     """Returns the names of the classes in the file beside the images, if there is one."""
-    for name in _CLASS_NAME_FILES:
-        if (root / name).is_file():
-            return (root / name).read_text(encoding="utf-8").splitlines()
-    return None
+    files = (root / name for name in _CLASS_NAME_FILES)
+    return read_class_names(next(filter(Path.is_file, files), None))
 
 
 def make_splits(

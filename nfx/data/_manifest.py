@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from nfx._files import write_whole
 
 
 MANIFEST = "dataset.json"
@@ -113,29 +114,8 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def write_atomically(path: Path, text: str, scratch: Path) -> None:
-    """Writes a file so that it is there whole or not at all, even if the power fails.
-
-    Args:
-        path: The file.
-        text: What to write.
-        scratch: A directory of the same file system for the file until it is whole.
-    """
-    partial = scratch / f"{path.name}.partial"
-    with partial.open("w", encoding="ascii", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Waits until the names in a directory are on disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Writes a file that is in `scratch` until it is whole: see `write_whole`."""
+    write_whole(path, text, scratch / f"{path.name}.partial")
 
 
 def _split_entry(shards: Sequence[Shard]) -> dict[str, Any]:

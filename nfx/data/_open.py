@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from nfx.data._array_record import load_records
-from nfx.data._folder import has_class_folders, load_folder
-from nfx.data._listed import find_files
+from nfx.data._folder import load_folder
+from nfx.data._listed import find_archives
 from nfx.data._manifest import MANIFEST, SCRATCH
 from nfx.data._sample import load_sample
 from nfx.data._sources import NoiseSource, Source, Splits
@@ -34,10 +34,9 @@ def open_sources(
     root = Path(data).expanduser()
     if (root / MANIFEST).exists() or (root / SCRATCH).exists():
         return load_records(root)
-    for suffix in (".tar", ".parquet"):
-        if root.is_dir() and not has_class_folders(root) and find_files(root, suffix):
-            raise ValueError(
-                f"{str(root)!r} holds {suffix} files, which are not read in random order: convert "
-                f"them once with `nfx convert {root} NEW`, and train on --data NEW."
-            )
+    if root.is_dir() and (archives := find_archives(root)):
+        raise ValueError(
+            f"{str(root)!r} holds {' and '.join(archives)} files, which are not read in random "
+            f"order: convert them once with `nfx convert {root} NEW`, and train on --data NEW."
+        )
     return load_folder(root)

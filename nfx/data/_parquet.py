@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nfx.data._listed import (
+    class_names_beside,
     find_files,
     Labels,
     labels_of_texts,
     make_splits,
     NO_LABEL,
-    read_class_names,
 )
 from nfx.data._sources import ImageError, Record, Splits
 
@@ -107,7 +107,7 @@ def load_parquet(
         raise ValueError(f"{files[0].name} cannot be read as parquet: {error}.") from error
     features = _features(schema.metadata or {})
     image, label = _image_column(files[0], schema), _label_column(files[0], schema, features)
-    names = class_names or features.get(label, {}).get("names") or read_class_names(root)
+    names = class_names or features.get(label, {}).get("names") or class_names_beside(root)
     return make_splits(
         root,
         files,

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nfx.data._array_record import encode_record, file_digest, record_digest
+from nfx._files import file_digest, sync
+from nfx.data._array_record import encode_record, record_digest
 from nfx.data._inputs import Convertible, read_in_order
-from nfx.data._manifest import content_digest, DatasetError, Shard, sync_directory, write_atomically
+from nfx.data._manifest import content_digest, DatasetError, Shard, write_atomically
 from nfx.data._sources import ImageError
 
 
@@ -95,7 +96,7 @@ def write_shard(
         receipt = json.dumps(dataclasses.asdict(shard))
         write_atomically(scratch / f"{plan.name}.json", receipt, scratch)
         partial.replace(root / plan.name)
-        sync_directory(root)
+        sync(root)
     except OSError as error:
         raise _unwritable(partial, error.strerror or str(error)) from error
     finally:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nfx.data._listed import find_files, Labels, labels_of_texts, make_splits, read_class_names
+from nfx.data._folder import IMAGE_SUFFIXES
+from nfx.data._listed import class_names_beside, find_files, Labels, labels_of_texts, make_splits
 from nfx.data._sources import ImageError, Record, Splits
 from nfx.data._strings import Strings
-
-
-_IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +77,7 @@ def load_tars(
     files = find_files(root, ".tar")
     if not files:
         raise ValueError(f"No *.tar in {str(root)!r}.")
-    names = class_names if class_names is not None else read_class_names(root)
+    names = class_names if class_names is not None else class_names_beside(root)
     return make_splits(root, files, _TarListing, test_split=test_split, class_names=names)
 
 
@@ -145,7 +143,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
 def _sample(
     path: Path, key: str, members: dict[str, tuple[str, int, int]]
 ) -> tuple[str, int, int, str | None]:
-    images = [place for suffix, place in members.items() if suffix in _IMAGE_SUFFIXES]
+    images = [place for suffix, place in members.items() if f".{suffix}" in IMAGE_SUFFIXES]
     if len(images) != 1:
         raise ValueError(
             f"The sample {key.lstrip('/')!r} of {path.name} has {len(images)} images, in files "

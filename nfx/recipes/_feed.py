@@ -46,34 +46,22 @@ class Feed:
 
     def training(self, batch_size: int, *, seed: int, first_step: int) -> Iterator[Batch]:
         """Yields the batches from a step on, for ever: see `nfx.data.training_batches`."""
-        train = self.images.train
-
-        def load(host: int, hosts: int) -> Iterator[Batch]:
-            return training_batches(
-                train,
-                batch_size,
-                seed=seed,
-                first_step=first_step,
-                host=host,
-                hosts=hosts,
-                loading=self.loading,
-                on_skip=ft.partial(self.on_skip, "train", len(train)),
-            )
-
-        return prefetch_batches(load_parts(load, self.mesh), self.mesh)
+        batches = ft.partial(training_batches, seed=seed, first_step=first_step)
+        return self._placed(batches, "train", self.images.train, batch_size)
 
     def evaluation(self) -> Iterator[Batch]:
         """Yields each test image once: see `nfx.data.evaluation_batches`."""
-        test = self.images.test
+        return self._placed(evaluation_batches, "test", self.images.test, self.evaluation_size)
+
+    def _placed(
+        self, batches: Callable[..., Iterator[Batch]], split: str, images: Images, size: int
+    ) -> Iterator[Batch]:
+        """Loads what this process needs of the batches, and places it."""
+        on_skip = ft.partial(self.on_skip, split, len(images))
 
         def load(host: int, hosts: int) -> Iterator[Batch]:
-            return evaluation_batches(
-                test,
-                self.evaluation_size,
-                host=host,
-                hosts=hosts,
-                loading=self.loading,
-                on_skip=ft.partial(self.on_skip, "test", len(test)),
+            return batches(
+                images, size, host=host, hosts=hosts, loading=self.loading, on_skip=on_skip
             )
 
         return prefetch_batches(load_parts(load, self.mesh), self.mesh)

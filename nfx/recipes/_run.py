@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         with (
             display,
             MetricsLog(directory.path, step=int(state.step), writes=writes) as log,
-            BadImagesLog(directory.path, share=recipe.bad_share, say=display.say) as bad_images,
+            closing(
+                BadImagesLog(directory.path, share=recipe.bad_share, say=display.say)
+            ) as bad_images,
         ):
             feed = Feed(parts.images, mesh, bad_images.take, options.loading)
             observer = _Observer(parts, feed, store, display, log, directory.config)

@@ -1,7 +1,5 @@
 """Artefacts on disk: written whole or not at all, read only if nothing has changed."""
 
-import hashlib
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ from typing import Any
 import jax
 import jax.export
 
+from nfx._files import file_digest, sync
 from nfx.serving._artefact import Artefact
 from nfx.serving._manifest import ArtefactError, Manifest, read_manifest, write_manifest
 
@@ -66,7 +65,7 @@ def save_artefact(artefact: Artefact, path: str | Path) -> Path:
         temporary.mkdir()
         _write_contents(artefact, temporary)
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise ArtefactError(f"Cannot write {str(path)!r}: {error}") from error
     finally:
@@ -102,10 +101,12 @@ def _write_contents(artefact: Artefact, directory: Path) -> None:
         weights.chmod(program.stat().st_mode)  # safetensors lets only the owner read
     contents = sorted(directory.iterdir())
     # The manifest comes last: without it, nothing is an artefact.
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in contents}
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for file in contents
+    }
     (directory / _MANIFEST).write_text(write_manifest(artefact.manifest, files))
     for written in (*contents, directory / _MANIFEST, directory):
-        _sync(written)
+        sync(written)
 
 
 def _verified_manifest(path: Path) -> Manifest:
@@ -134,7 +135,7 @@ def _check_file(file: Path, written: Mapping[str, Any]) -> None:
         raise ArtefactError(
             f"its {file.name} has {size:,} bytes and not {written['bytes']:,}: copy it again"
         )
-    if _hash(file) != written["sha256"]:
+    if file_digest(file) != written["sha256"]:
         raise ArtefactError(f"its {file.name} is damaged, by its checksum: copy it again")
 
 
@@ -187,16 +188,3 @@ def _require_flatbuffers() -> None:
         import flatbuffers  # noqa: F401
     except ModuleNotFoundError as error:
         raise ArtefactError("jax.export needs flatbuffers: pip install 'nfx[export]'") from error
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as contents:
-        return hashlib.file_digest(contents, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

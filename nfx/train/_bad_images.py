@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -34,15 +33,8 @@ class BadImagesLog:
         self._records: Records | None = None
         self._known: dict[str, set[int]] = {}
 
-    def __enter__(self) -> "BadImagesLog":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Closes the file."""
         if self._records is not None:
             self._records.close()
 

@@ -1,10 +1,11 @@
 """What a run leaves on disk: its configuration, its metrics, its result."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from nfx._files import write_whole
 
 
 class RunDirectoryError(Exception):
@@ -89,9 +90,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Writes a text file that is never seen half-written."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, content, path.with_suffix(".tmp"))

@@ -1,9 +1,9 @@
-"""The file that `--class-names` names."""
+"""Names of classes, one on each line of a file."""
 
 from pathlib import Path
 
 
-def read_class_names(path: str | None) -> list[str] | None:
+def read_class_names(path: str | Path | None) -> list[str] | None:
     """Reads the name of a class from each line, or nothing where there is no file.
 
     Raises:
@@ -12,6 +12,6 @@ def read_class_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        return Path(path).expanduser().read_text().splitlines()
+        return Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read the names of the classes: {error}") from error
