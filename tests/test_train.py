@@ -80,26 +80,33 @@ def counting_step(losses):
 
 
 class Recorder:
-    def __init__(self):
-        self.logged, self.saved, self.evaluated = {}, [], []
+    def __init__(self, stop_at=None):
+        self.logged, self.saved, self.evaluated, self.stop_at = {}, [], [], stop_at
 
     def log(self, step, metrics, seconds_per_step):
         self.logged[step] = metrics
 
-    def checkpoint(self, step, state):
+    def checkpoint(self, step, state, unlogged):
         assert int(state.step) == step
         self.saved.append(step)
+        self.unlogged = unlogged
+
+    def stops(self, step, together):
+        return step == self.stop_at
 
     def evaluate(self, step, state):
         self.evaluated.append(step)
 
 
-def loop(losses, first=0):
-    recorder = Recorder()
+def loop(losses, first=0, *, stop_at=None, unlogged=()):
+    recorder = Recorder(stop_at)
     batches = iter([Batch(np.zeros((4, 1)), np.zeros(4))] * len(losses))
     state = TrainState(jnp.asarray(first, jnp.int32), {}, {})
     cadence = Cadence(steps=len(losses), log_every=2, evaluate_every=4, checkpoint_every=3)
-    run_training(counting_step(losses), state, batches, jax.random.key(0), cadence, recorder)
+    run_training(
+        counting_step(losses), state, batches, jax.random.key(0), cadence, recorder,
+        unlogged=unlogged,
+    )  # fmt: skip
     return recorder
 
 
@@ -114,6 +121,24 @@ def test_everything_is_done_when_it_is_due_and_at_the_end():
 
 def test_a_resumed_loop_does_what_is_left():
     assert loop([1.0, 3.0, 5.0, 7.0, 9.0], first=3).saved == [5]
+
+
+LOSSES = [1.1, 3.2, 5.3, 7.4, 9.5, 2.6, 0.7]
+
+
+@pytest.mark.parametrize("stop_at", range(1, len(LOSSES)))
+def test_a_loop_that_is_stopped_and_resumed_records_the_same(stop_at):
+    stopped = loop(LOSSES, stop_at=stop_at)
+    assert stopped.saved[-1] == stop_at
+    unlogged = json.loads(json.dumps(stopped.unlogged))
+    assert len(unlogged) == stop_at - max(stopped.logged, default=0)
+    resumed = loop(LOSSES, first=stop_at, unlogged=unlogged)
+    assert {**stopped.logged, **resumed.logged} == loop(LOSSES).logged
+
+
+def test_a_loop_does_not_save_what_is_not_finite_when_it_is_stopped():
+    with pytest.raises(TrainingError, match="at step 1 "):
+        loop([np.nan, 1.0, 1.0], stop_at=1)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

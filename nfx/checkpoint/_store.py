@@ -1,6 +1,11 @@
 """Saving and restoring training state with Orbax."""
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,6 +19,13 @@ from nfx.checkpoint._digest import leaf_digests
 
 State = TypeVar("State", bound=PyTree)
 
+# How long a save that failed waits until it is tried again: a full disk may be cleared meanwhile.
+_RETRY_SECONDS = 1.0
+
+
+def _ignore(message: str) -> None:
+    """Says nothing."""
+
 
 class CheckpointError(Exception):
     """A checkpoint that is missing, of something else, or damaged."""
@@ -24,10 +36,18 @@ class CheckpointStore:
 
     Saving is asynchronous and atomic: a checkpoint that was not finished is never listed. Each
     leaf's SHA-256 is saved too and compared on restoring, because a flipped bit in a file is
-    otherwise loaded in silence. Use it as a context manager, or `close` it.
+    otherwise loaded in silence. A save that fails is tried once more, and then is an error. Use
+    it as a context manager, or `close` it.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int | None = None, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int | None = None,
+        read_only: bool = False,
+        warn: Callable[[str], object] = _ignore,
+    ):
         """Opens a directory.
 
         Args:
@@ -35,15 +55,20 @@ class CheckpointStore:
             keep: How many to keep, the latest; all by default.
             read_only: Only look, as at a run that is going on. Otherwise the directory is created,
                 and what an interrupted save left in it removed.
+            warn: Is told of what went wrong and was mended.
         """
         self.directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(
+        self._keep, self._read_only, self._warn = keep, read_only, warn
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
+                max_to_keep=self._keep,
+                create=not self._read_only,
+                cleanup_tmp_directories=not self._read_only,
+                read_only=self._read_only,
             ),
             item_names=("state", "record"),
         )
@@ -64,31 +89,147 @@ class CheckpointStore:
         self._manager.close()
 
     def wait(self) -> None:
-        """Waits until the save under way is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until the save under way is on disk.
+
+        Raises:
+            CheckpointError: If it failed.
+        """
+        self._attempt(self._manager.wait_until_finished, "The last save", last=True)
 
     def steps(self) -> list[int]:
         """Returns the steps that have a finished checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree, config: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        config: Mapping[str, Any] | None = None,
+        *,
+        progress: Mapping[str, Any] | None = None,
+        blocking: bool = False,
+    ) -> None:
         """Starts to save `state`; its buffers may be donated as soon as this returns.
+
+        A save that fails is said and tried once more. One that failed after this had returned is
+        found by the next one, which is then its second try.
 
         Args:
             step: What to call the checkpoint.
             state: A pytree of arrays.
             config: What the run was told, as JSON, so that the checkpoint explains itself.
+            progress: What else a run needs to go on, as JSON.
+            blocking: Return only when the checkpoint is on disk.
+
+        Raises:
+            CheckpointError: If it failed twice, or once in a run of several processes.
         """
-        record = {"digests": leaf_digests(state), "config": dict(config or {})}
+        record = {
+            "digests": leaf_digests(state),
+            "config": dict(config or {}),
+            "progress": dict(progress or {}),
+        }
+        record["seal"] = _seal(record)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
-        self._manager.save(step, args=items, force=True)
+        failed = self._attempt(
+            self._manager.wait_until_finished, f"The save before that of step {step}"
+        )
+
+        def write() -> None:
+            self._manager.save(step, args=items, force=True)
+            if blocking or failed:
+                self._manager.wait_until_finished()
+
+        if self._attempt(write, f"The save of step {step}", last=failed):
+            time.sleep(_RETRY_SECONDS)
+            blocking = True
+            self._attempt(write, f"The save of step {step}", last=True)
+
+    def _attempt(self, action: Callable[[], object], what: str, *, last: bool = False) -> bool:
+        """Does a part of saving; returns whether it failed, after which it can be tried again."""
+        try:
+            action()
+        # Orbax and TensorStore raise errors of many kinds.
+        except Exception as error:
+            last = last or jax.process_count() > 1  # the others do not know that it failed
+            words = f"{what} to {str(self.directory)!r} failed: {_first_line(error)}."
+            if last:
+                raise CheckpointError(
+                    f"{words} No checkpoint of it exists; the latest is of "
+                    f"{_latest(self.directory)}. Make room there and see that it can be written, "
+                    "then resume."
+                ) from error
+            self._warn(f"{words} It is tried once more.")
+            self._reopen()
+            return True
+        return False
+
+    def _reopen(self) -> None:
+        """Forgets a save that failed, with what it left on disk."""
+        with contextlib.suppress(Exception):  # the same error again
+            self._manager.close()
+        self._manager = self._open()
 
     def config(self, step: int) -> dict[str, Any]:
         """Returns the configuration that was saved with a checkpoint."""
+        return self._record(step)["config"]
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """Returns what a run needs to go on from a checkpoint beside its state."""
+        return self._record(step)["progress"]
+
+    def _record(self, step: int) -> dict[str, Any]:
         items = ocp.args.Composite(record=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=items)["record"]["config"]
+        return self._manager.restore(step, args=items)["record"]
+
+    def restore_newest(self, like: State, *, newest: int | None = None) -> tuple[int, State] | None:
+        """Loads the newest checkpoint that is whole, and puts damaged ones after it aside.
+
+        Each damaged one is warned of, and moved beside the directory, into `NAME.damaged`.
+
+        Args:
+            like: See `restore`.
+            newest: The step to begin with, by default the latest that is seen here.
+
+        Returns:
+            Its step and state; None if there is no checkpoint at all.
+
+        Raises:
+            CheckpointError: If there are checkpoints and none can be loaded, with what is wrong
+                with each. Nothing is moved then: all may be of another model.
+        """
+        damaged: dict[int, CheckpointError] = {}
+        seen = [step for step in self.steps() if newest is None or step < newest]
+        for step in reversed(seen if newest is None else [*seen, newest]):
+            try:
+                state = self.restore(like, step=step)
+            except CheckpointError as error:
+                damaged[step] = error
+                continue
+            self._put_aside(damaged, step)
+            return step, state
+        if damaged:
+            reasons = "\n".join(f"- {error}" for error in damaged.values())
+            raise CheckpointError(
+                f"None of the {len(damaged)} checkpoints in {str(self.directory)!r} can be "
+                f"loaded:\n{reasons}"
+            )
+        return None
+
+    def _put_aside(self, damaged: Mapping[int, CheckpointError], good: int) -> None:
+        if not damaged:
+            return
+        aside = self.directory.with_name(self.directory.name + ".damaged")
+        for step, error in damaged.items():
+            self._warn(f"{error}\nIt is moved into {str(aside)!r}; going on from step {good}.")
+            if jax.process_index() == 0:
+                aside.mkdir(exist_ok=True)
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (self.directory / str(step)).rename(aside / str(step))
+        ocp.multihost.sync_global_processes("nfx: damaged checkpoints are put aside")
+        self._manager.reload()
 
     def restore(self, like: State, *, step: int | None = None) -> State:
         """Loads a checkpoint.
@@ -127,18 +268,37 @@ class CheckpointStore:
                 f"({_first_line(error)}). Only if it is damaged, remove its "
                 f"folder to fall back on an earlier one: {_others(steps, step)}."
             ) from error
-        self._verify(restored["state"], restored["record"]["digests"], step, steps)
-        return restored["state"]
-
-    def _verify(self, state: PyTree, saved: dict[str, str], step: int, steps: list[int]) -> None:
-        digests = leaf_digests(state)
-        damaged = [path for path, digest in digests.items() if digest != saved.get(path)]
-        if damaged:
+        damage = _damage(restored["state"], restored["record"])
+        if damage:
             raise CheckpointError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: "
-                f"{len(damaged)} arrays are not what was saved, the first {damaged[0]!r}. Remove "
+                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}. "
+                "Remove "
                 f"the folder of that step to fall back on an earlier one: {_others(steps, step)}."
             )
+        return restored["state"]
+
+
+def _damage(state: PyTree, record: Any) -> str:
+    """What of a checkpoint is not what was saved."""
+    if not isinstance(record, dict) or record.get("seal") != _seal(record):
+        return "its record is not what was saved"
+    saved, digests = record["digests"], leaf_digests(state)
+    damaged = [path for path, digest in digests.items() if digest != saved.get(path)]
+    return (
+        f"{len(damaged)} arrays are not what was saved, the first {damaged[0]!r}" if damaged else ""
+    )
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """A fingerprint of the record itself: the digests in it vouch for arrays alone."""
+    content = {name: value for name, value in record.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _latest(directory: Path) -> str:
+    """The latest step on disk, without asking a manager whose save has failed."""
+    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    return f"step {max(steps)}" if steps else "none"
 
 
 def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import tyro
 
-from nfx.cli._supervisor import Command, run_together
+from nfx.cli._supervisor import Command, run_together, STOPPED_CODES
 
 
 _NFX = (sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())")
 
-# Seconds from asking a process to end until it is killed.
-_GRACE = 10
+# Seconds from asking a process to end until it is killed: time for a checkpoint.
+_GRACE = 60
 
 # What a command ends with whose options cannot be read: no restart mends that.
 _USAGE_ERROR = 2
@@ -29,7 +29,8 @@ class LaunchCommand:
 
     They find each other over the loopback interface, as hosts of a cluster do over its network.
     If one ends with an error or is killed, all are stopped and started again, and the run goes on
-    from its last checkpoint.
+    from its last checkpoint. If SIGTERM or SIGINT stops one or this command, all save a checkpoint
+    and end.
 
     Attributes:
         hosts: Processes to start.
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments = [*training, "--resume-if-begun"] if attempt else training
         commands = process_commands(options, arguments, free_port(), os.environ)
         code = run_together(commands, grace=_GRACE)
-        if code in (0, _USAGE_ERROR):
+        if code in (0, _USAGE_ERROR, *STOPPED_CODES):
             return code
     print(f"nfx launch: giving up after {options.max_restarts} restarts", file=sys.stderr)
     return 1

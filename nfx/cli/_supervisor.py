@@ -14,6 +14,13 @@ _POLL_SECONDS = 0.1
 # its output open.
 _RELAY_SECONDS = 1
 
+# What a process ends with that SIGINT or SIGTERM has stopped: the others stop with it.
+STOPPED_CODES = (130, 143)
+
+# How long processes have to say what went wrong when one has failed. What they compute together
+# is lost, and what they wait for may never come.
+_FAILURE_GRACE = 1
+
 
 class Command(NamedTuple):
     """What to run.
@@ -30,12 +37,14 @@ class Command(NamedTuple):
 def run_together(commands: Sequence[Command], *, grace: float) -> int:
     """Runs commands until all have ended well, or one has not: then the others are stopped.
 
+    One that was stopped by a signal has the others stop too, in time that they have for it.
+
     The first writes where this process does, and the others to its standard error, each line
     with the command's number before it. Whatever ends this function, none of them is left.
 
     Args:
         commands: What to run.
-        grace: Seconds from asking a process to end until it is killed.
+        grace: Seconds that processes have to end, once they are asked to or one has been.
 
     Returns:
         Zero; or the code of the first command that was seen to end otherwise, negative if that
@@ -48,7 +57,11 @@ def run_together(commands: Sequence[Command], *, grace: float) -> int:
             processes.append(_start(number, command))
             relays += _relay_output(number, processes[-1])
         print(f"nfx launch: processes {', '.join(str(p.pid) for p in processes)}", flush=True)
-        return _watch(processes)
+        code = _watch(processes)
+        if code in STOPPED_CODES:
+            _wait(processes, grace)
+        grace = min(grace, _FAILURE_GRACE)
+        return code
     finally:
         stop(processes, grace=grace)
         for relay in relays:
@@ -60,13 +73,18 @@ def stop(processes: Sequence[subprocess.Popen[bytes]], *, grace: float) -> None:
     try:
         for process in processes:
             process.terminate()
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and any(p.poll() is None for p in processes):
-            time.sleep(_POLL_SECONDS)
+        _wait(processes, grace)
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Waits until all have ended, for so long at most."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(p.poll() is None for p in processes):
+        time.sleep(_POLL_SECONDS)
 
 
 def _start(number: int, command: Command) -> subprocess.Popen[bytes]:

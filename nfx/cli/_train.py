@@ -25,7 +25,15 @@ from nfx.recipes import (
     starting_recipe,
     train,
 )
-from nfx.train import initialize_processes, ProcessOptions, RunDirectory, timed
+from nfx.train import (
+    initialize_processes,
+    ProcessOptions,
+    RunDirectory,
+    stop_on_signals,
+    StopRequest,
+    timed,
+    TrainingStopped,
+)
 
 
 _DESCRIPTION = """Train a normalizer-free network.
@@ -74,7 +82,13 @@ def main(arguments: Sequence[str]) -> int:
     if command.dry_run:
         return _dry_run(command)
     initialize_processes(command.processes)
-    train(command.hyperparameters, command.run, name=command.recipe)
+    stop = StopRequest()
+    try:
+        with stop_on_signals(stop):
+            train(command.hyperparameters, command.run, name=command.recipe, stop=stop)
+    except TrainingStopped as stopped:
+        print(f"nfx: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     return 0
 
 

@@ -36,8 +36,10 @@ from nfx.data._parquet import load_parquet as load_parquet, ParquetImages as Par
 from nfx.data._pipeline import (
     Batch as Batch,
     evaluation_batches as evaluation_batches,
+    kept_batch as kept_batch,
     Loading as Loading,
     training_batches as training_batches,
+    training_indices as training_indices,
 )
 from nfx.data._resize import resize_bicubic as resize_bicubic
 from nfx.data._sample import (

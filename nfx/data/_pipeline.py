@@ -5,7 +5,7 @@ import functools as ft
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ def _ignore(bad: BadImage) -> None:
     """Takes no notice."""
 
 
-def training_batches(
+def training_batches(  # noqa: PLR0913 (one for each thing that may differ)
     images: Images,
     batch_size: int,
     *,
@@ -71,6 +71,7 @@ def training_batches(
     hosts: int = 1,
     loading: Loading = _THREADS,
     on_skip: Callable[[BadImage], None] = _ignore,
+    left_out: Collection[int] = (),
 ) -> Iterator[Batch]:
     """Yields this host's part of each global batch, for ever, from `first_step` on.
 
@@ -88,23 +89,60 @@ def training_batches(
         hosts: Number of hosts, `jax.process_count()`.
         loading: Who loads.
         on_skip: Is told of each image that was skipped, in the order of the batches.
+        left_out: Numbers of batches to leave out, in the order without them: see `kept_batch`.
 
     Raises:
         ValueError: If the batch is larger than the source or does not divide over the hosts;
             while iterating, if a label has no class.
         BadImageError: While iterating, if an image cannot be used and is not to be skipped.
     """
-    import grain  # an extra, and slow to import
-
     if batch_size % hosts or not 0 < batch_size <= len(images):
         raise ValueError(
             f"batch_size={batch_size} must be a multiple of {hosts} hosts and at most the "
             f"{len(images)} images of the source."
         )
     share = _Share(batch_size, host, hosts)
-    order: Any = grain.MapDataset.range(len(images)).seed(seed).shuffle().repeat(None)
-    load = ft.partial(_training_chunk, images, order, seed, share)
+    order = _training_order(len(images), seed)
+    load = ft.partial(_training_chunk, images, order, seed, share, frozenset(left_out))
     return _batches(load, range(first_step * share.chunks, _ENDLESS), share, loading, on_skip)
+
+
+def training_indices(
+    images: int, batch_size: int, *, seed: int, batch: int, left_out: Collection[int] = ()
+) -> list[int]:
+    """Returns which images `training_batches` has in a global batch, without loading any.
+
+    Where an image cannot be used and is skipped, another is drawn in its place.
+
+    Args:
+        images: How many images there are.
+        batch_size: Size of the global batch.
+        seed: Of the order.
+        batch: Which batch, from 0: that of the step from this one to the next.
+        left_out: As for `training_batches`.
+    """
+    order = _training_order(images, seed)
+    start = kept_batch(batch, left_out) * batch_size
+    return [int(order[place]) for place in range(start, start + batch_size)]
+
+
+def kept_batch(number: int, left_out: Collection[int]) -> int:
+    """Returns where the batch of a number stands in the order if some of that are left out.
+
+    Args:
+        number: Of the batch among those that are kept, from 0.
+        left_out: Where those that are not stand.
+    """
+    for other in sorted(set(left_out)):
+        number += other <= number
+    return number
+
+
+def _training_order(images: int, seed: int) -> Sequence[int]:
+    import grain  # an extra, and slow to import
+
+    order: Any = grain.MapDataset.range(images).seed(seed).shuffle().repeat(None)
+    return order
 
 
 def evaluation_batches(
@@ -171,8 +209,16 @@ class _Loaded(NamedTuple):
 
 
 def _training_chunk(
-    images: Images, order: Sequence[int], seed: int, share: _Share, chunk: int
+    images: Images,
+    order: Sequence[int],
+    seed: int,
+    share: _Share,
+    left_out: Collection[int],
+    chunk: int,
 ) -> _Loaded:
+    step, part = divmod(chunk, share.chunks)
+    chunk = kept_batch(step, left_out) * share.chunks + part
+
     def example(place: int) -> Example:
         key = np.asarray([seed, place], np.uint64)  # another stream for every place
         return images.draw(int(order[place]), np.random.Generator(np.random.Philox(key=key)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools as ft
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from jax.sharding import Mesh
 
@@ -44,9 +44,13 @@ class Feed:
         """Size of the batches to evaluate on."""
         return _IMAGES_PER_DEVICE * batch_shards(self.mesh)
 
-    def training(self, batch_size: int, *, seed: int, first_step: int) -> Iterator[Batch]:
+    def training(
+        self, batch_size: int, *, seed: int, first_step: int, left_out: Collection[int] = ()
+    ) -> Iterator[Batch]:
         """Yields the batches from a step on, for ever: see `nfx.data.training_batches`."""
-        batches = ft.partial(training_batches, seed=seed, first_step=first_step)
+        batches = ft.partial(
+            training_batches, seed=seed, first_step=first_step, left_out=left_out
+        )
         return self._placed(batches, "train", self.images.train, batch_size)
 
     def evaluation(self) -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """How to run a recipe."""
 
 import dataclasses
+from typing import Literal
 
 from nfx.data import Loading
 
@@ -8,6 +9,8 @@ from nfx.data import Loading
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How to run a recipe. None of this changes the result, beyond the rounding of a mesh.
+
+    But for batches that `on_nonfinite` leaves out.
 
     Attributes:
         run_dir: Where to write; by default a new folder in runs/, named by recipe and time.
@@ -25,6 +28,11 @@ class RunOptions:
         evaluate_every: Steps between evaluations on the test images.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: How many checkpoints to keep, the latest.
+        on_nonfinite: What to do when the loss or the gradient of a step is not finite: "raise" to
+            stop, or "skip" to go back to the last checkpoint and leave the step's batch out, at
+            most five times.
+        hang_timeout: Seconds without a step after which the stacks of all threads are written to
+            standard error and into the run directory; 0 for never.
     """
 
     run_dir: str = ""
@@ -37,6 +45,8 @@ class RunOptions:
     evaluate_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    hang_timeout: float = 1800.0
 
     @property
     def loading(self) -> Loading:

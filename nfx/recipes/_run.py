@@ -1,8 +1,9 @@
 """A run from its first line to its result."""
 
 import dataclasses
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,35 +13,39 @@ from jax.sharding import Mesh
 
 from nfx.checkpoint import CheckpointStore, tree_digest
 from nfx.optim import clipped_leaves
-from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
-from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvaluation
+from nfx.recipes._build import build_parts, check_mesh, Parts
+from nfx.recipes._evaluation import RunEvaluation
 from nfx.recipes._feed import Feed
 from nfx.recipes._opening import open_directory
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
+from nfx.recipes._session import cadence_of, Guard, Session
 from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
-    abstract_state,
     BadImagesLog,
-    Cadence,
-    compile_for_all,
-    create_state,
     Display,
+    HangWatch,
     idle_axes,
     is_first_process,
-    make_train_step,
-    MetricsLog,
-    number_of_first,
+    lock_directory,
+    NonfiniteLog,
     plot_clipping,
-    run_training,
     RunDirectory,
     state_specs,
+    StopRequest,
+    TrainingStopped,
     TrainState,
     wait_for_all,
 )
 
 
-def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDirectory:
+def train(
+    recipe: Recipe,
+    options: RunOptions,
+    *,
+    name: str = "custom",
+    stop: StopRequest | None = None,
+) -> RunDirectory:
     """Runs a recipe, or continues it, and writes the run directory.
 
     Of several processes all must call it, with a run directory that they share; one of them
@@ -50,6 +55,7 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
         recipe: What to train.
         options: How.
         name: What to call the recipe in the name of a new run directory.
+        stop: Asks the run to stop: see `nfx.train.stop_on_signals`.
 
     Returns:
         The run directory, with `result.json` in it.
@@ -57,21 +63,16 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
     Raises:
         ValueError: If recipe, options and machine do not fit together, or the run directory
             holds a run of another recipe.
-        RunDirectoryError: If the run directory is taken, or there is none to resume.
-        CheckpointError: If the last checkpoint is damaged.
+        RunDirectoryError: If the run directory is taken or in use, or there is none to resume.
+        CheckpointError: If there are checkpoints and none can be loaded, or none can be saved.
         TrainingError: If training diverges.
+        TrainingStopped: If it was asked to stop, and has saved a checkpoint.
     """
     began = time.monotonic()
     if recipe.data not in ("", "sample", "noise"):
         # So that the run can be continued and evaluated from anywhere.
         recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
     mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
-    cadence = Cadence(
-        steps=recipe.steps,
-        log_every=options.log_every,
-        evaluate_every=options.evaluate_every,
-        checkpoint_every=options.checkpoint_every,
-    )
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
     directory = open_directory(recipe, options, parts, name)
@@ -79,73 +80,31 @@ def train(recipe: Recipe, options: RunOptions, *, name: str = "custom") -> RunDi
     display = Display(recipe.steps, recipe.batch_size, quiet=not writes)
     display.say(_opening_words(recipe, parts, mesh, directory))
 
-    with CheckpointStore(directory.checkpoints, keep=options.keep_checkpoints) as store:
-        state = _first_state(parts, mesh, store, display)
-        with (
-            display,
-            MetricsLog(directory.path, step=int(state.step), writes=writes) as log,
-            closing(
-                BadImagesLog(directory.path, share=recipe.bad_share, say=display.say)
-            ) as bad_images,
-        ):
-            feed = Feed(parts.images, mesh, bad_images.take, options.loading)
-            observer = _Observer(parts, feed, store, display, log, directory.config)
-            state = _fit(recipe, parts, feed, cadence, state, observer)
-            evaluation = observer.evaluation or observer.measure(state)
-            store.wait()
-    result = _result(state, evaluation, log, time.monotonic() - began)
+    with (
+        lock_directory(directory.path, say=display.say, writes=writes),
+        CheckpointStore(
+            directory.checkpoints, keep=options.keep_checkpoints, warn=_warning(display)
+        ) as store,
+        display,
+        closing(
+            BadImagesLog(directory.path, share=recipe.bad_share, say=display.say)
+        ) as bad_images,
+        HangWatch(directory.path, timeout=options.hang_timeout) as watch,
+    ):
+        feed = Feed(parts.images, mesh, bad_images.take, options.loading)
+        guard = Guard(watch, stop or StopRequest(), NonfiniteLog(directory.path))
+        session = Session(recipe, options, parts, feed, store, display, directory, guard)
+        state, evaluation, latest = session.run()
+    if evaluation is None:
+        wait_for_all("stopped")
+        raise _stopped(guard.stop, int(state.step), directory)
+    result = _result(state, evaluation, latest, time.monotonic() - began)
     if writes:
         directory.write_result(result)
         plot_clipping(directory.path, clipped_leaves(state.opt_state))
     display.say(_closing_words(directory, result))
     wait_for_all("finished")
     return directory
-
-
-class _Observer:
-    """What a run does with its state as training goes: an `nfx.train.Observer`."""
-
-    def __init__(
-        self,
-        parts: Parts,
-        feed: Feed,
-        store: CheckpointStore,
-        display: Display,
-        log: MetricsLog,
-        config: Mapping[str, Any],
-    ):
-        self.display = display
-        self.evaluation: RunEvaluation | None = None
-        self._parts, self._feed, self._store, self._log = parts, feed, store, log
-        self._config = config
-        self._evaluation_step: jax.stages.Compiled | None = None
-
-    def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
-        self._log.write(step, {**metrics, "seconds_per_step": seconds_per_step})
-        self.display.update(step, metrics, seconds_per_step)
-
-    def checkpoint(self, step: int, state: TrainState) -> None:
-        self._store.save(step, state, self._config)
-
-    def evaluate(self, step: int, state: TrainState) -> RunEvaluation:
-        evaluation = self.measure(state)
-        scalars = {
-            "test_accuracy": evaluation.ema.accuracy,
-            "test_accuracy_raw": evaluation.raw.accuracy,
-            "test_loss": evaluation.ema.loss,
-        }
-        self._log.write(step, scalars)
-        self.display.say(
-            f"step {step:>6,}  loss {self._log.latest['loss']:.3f}  "
-            f"test accuracy {evaluation.ema.accuracy:.1%} (raw {evaluation.raw.accuracy:.1%})"
-        )
-        self.evaluation = evaluation
-        return evaluation
-
-    def measure(self, state: TrainState) -> RunEvaluation:
-        if self._evaluation_step is None:
-            self._evaluation_step = compile_evaluation(state, self._parts, self._feed)
-        return evaluate_state(self._evaluation_step, state, self._feed)
 
 
 def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> None:
@@ -156,6 +115,9 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
             "--run-dir DIR, the same to all, where all of them can read and write."
         )
     check_mesh(recipe, mesh)
+    cadence_of(recipe, options)
+    if options.hang_timeout < 0:
+        raise ValueError(f"hang_timeout={options.hang_timeout} must be at least 0.")
     if recipe.batch_size > len(parts.images.train):
         raise ValueError(
             f"batch_size={recipe.batch_size} must be at most the {len(parts.images.train)} images "
@@ -166,48 +128,32 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
     jax.eval_shape(parts.build_model)
 
 
-def _fit(
-    recipe: Recipe,
-    parts: Parts,
-    feed: Feed,
-    cadence: Cadence,
-    state: TrainState,
-    observer: _Observer,
-) -> TrainState:
-    """Compiles the step and trains with it."""
-    first_step = int(state.step)
-    if first_step == recipe.steps:
-        return state
-    # Images are loaded while the step is compiled.
-    batches = feed.training(recipe.batch_size, seed=recipe.seed, first_step=first_step)
-    step = make_train_step(parts.optimizer, parts.preprocessing, feed.mesh, parts.observe)
-    with observer.display.timed("Compiling the training step"):
-        batch = abstract_batch(parts.images.train, recipe.batch_size, feed.mesh)
-        compiled = compile_for_all(step, state, batch, parts.key, name="training step")
-    return run_training(compiled, state, batches, parts.key, cadence, observer)
+def _warning(display: Display) -> Callable[[str], None]:
+    return lambda message: display.say(f"WARNING: {message}")
 
 
-def _first_state(parts: Parts, mesh: Mesh, store: CheckpointStore, display: Display) -> TrainState:
-    """The last checkpoint, or where there is none yet the state of step 0."""
-    last = number_of_first(max(store.steps(), default=-1))
-    if last >= 0:
-        like = abstract_state(parts.build_model, parts.optimizer, mesh)
-        state = store.restore(like, step=last)
-        display.say(f"Resumed from the checkpoint of step {last:,}.")
-        return state
-    with display.timed("Initialising the parameters"):
-        return jax.block_until_ready(create_state(parts.build_model, parts.optimizer, mesh))
+def _stopped(stop: StopRequest, step: int, directory: RunDirectory) -> TrainingStopped:
+    """What a run that was stopped says."""
+    received = stop.signal or signal.SIGTERM  # another process received it
+    return TrainingStopped(
+        f"Stopped by {received.name} after step {step:,}, which is saved. Continue, to the same "
+        f"bits as if it had not stopped:\n  nfx train --run-dir {_shown(directory.path)} --resume",
+        received,
+    )
 
 
 def _result(
-    state: TrainState, evaluation: RunEvaluation, log: MetricsLog, wall_seconds: float
+    state: TrainState,
+    evaluation: RunEvaluation,
+    latest: Mapping[str, Any],
+    wall_seconds: float,
 ) -> dict[str, Any]:
     """What a run came to: the content of `result.json`."""
     return {
         "test_accuracy": evaluation.ema.accuracy,
         "test_accuracy_raw": evaluation.raw.accuracy,
         "test_loss": evaluation.ema.loss,
-        "train_loss": log.latest["last_loss"],
+        "train_loss": latest["last_loss"],
         "steps": int(state.step),
         "wall_seconds": wall_seconds,
         "params_digest": tree_digest(state.model),

@@ -2,9 +2,13 @@
 
 from nfx.train._bad_images import BadImagesLog as BadImagesLog
 from nfx.train._display import Display as Display, timed as timed
+from nfx.train._hang import HangWatch as HangWatch
+from nfx.train._lock import lock_directory as lock_directory
 from nfx.train._loop import (
     Cadence as Cadence,
+    Due as Due,
     Evaluation as Evaluation,
+    NotFiniteError as NotFiniteError,
     Observer as Observer,
     run_evaluation as run_evaluation,
     run_training as run_training,
@@ -15,6 +19,7 @@ from nfx.train._losses import (
     smoothed_cross_entropy as smoothed_cross_entropy,
 )
 from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
+from nfx.train._nonfinite import NonfiniteLog as NonfiniteLog, NonfiniteStep as NonfiniteStep
 from nfx.train._placement import (
     idle_axes as idle_axes,
     shard_model as shard_model,
@@ -35,6 +40,7 @@ from nfx.train._preprocessing import (
     Preprocessing as Preprocessing,
 )
 from nfx.train._processes import (
+    any_process as any_process,
     compile_for_all as compile_for_all,
     group_blocks as group_blocks,
     initialize_processes as initialize_processes,
@@ -48,6 +54,11 @@ from nfx.train._run_directory import (
     has_begun as has_begun,
     RunDirectory as RunDirectory,
     RunDirectoryError as RunDirectoryError,
+)
+from nfx.train._signals import (
+    stop_on_signals as stop_on_signals,
+    StopRequest as StopRequest,
+    TrainingStopped as TrainingStopped,
 )
 from nfx.train._step import (
     abstract_state as abstract_state,

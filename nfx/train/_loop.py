@@ -18,6 +18,29 @@ class TrainingError(Exception):
     """Training that cannot go on."""
 
 
+class NotFiniteError(TrainingError):
+    """A step whose loss or gradient is not finite.
+
+    Attributes:
+        step: Which, from 1.
+        images: What is known of its images, as a sentence without its full stop.
+    """
+
+    def __init__(self, step: int, values: str, images: str = ""):
+        """Takes which step, its metrics, and what is known of its images."""
+        super().__init__(step, values, images)
+        self.step, self.values, self.images = step, values, images
+
+    def __str__(self) -> str:
+        """What it was, and what to do."""
+        images = f"{self.images}. " if self.images else ""
+        return (
+            f"Training diverged: at step {self.step} the metrics were {self.values}, and were "
+            f"expected to be finite. {images}Nothing was saved since the last checkpoint. Lower "
+            "the learning rate, clip harder or warm up for longer, and start again."
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
     """How long to train, and how often to look up. The last step is always looked at.
@@ -39,6 +62,23 @@ class Cadence:
         if min(self.steps, self.log_every, self.evaluate_every, self.checkpoint_every) < 1:
             raise ValueError(f"Every count of steps must be at least 1; got {self}.")
 
+    def due(self, step: int) -> "Due":
+        """Returns what is due after a step."""
+        return Due(
+            *(
+                step % every == 0 or step == self.steps
+                for every in (self.log_every, self.evaluate_every, self.checkpoint_every)
+            )
+        )
+
+
+class Due(NamedTuple):
+    """What is due after a step. Metrics are recorded whenever anything is."""
+
+    log: bool
+    evaluation: bool
+    checkpoint: bool
+
 
 @runtime_checkable
 class Observer(Protocol):
@@ -55,8 +95,20 @@ class Observer(Protocol):
         """Takes the state when an evaluation is due."""
         ...
 
-    def checkpoint(self, step: int, state: TrainState) -> None:
-        """Takes the state when a checkpoint is due; the losses that led to it are finite."""
+    def checkpoint(
+        self, step: int, state: TrainState, unlogged: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Takes the state when a checkpoint is due; the losses that led to it are finite.
+
+        With the metrics of steps that no record holds yet: see `run_training`.
+        """
+        ...
+
+    def stops(self, step: int, together: bool) -> bool:
+        """Is told that a step was handed over, and returns whether to stop after it.
+
+        Of several processes all must return the same. They are at the same place if `together`.
+        """
         ...
 
 
@@ -81,8 +133,10 @@ def run_training(
     key: PRNGKeyArray,
     cadence: Cadence,
     observer: Observer,
+    *,
+    unlogged: Sequence[Mapping[str, Any]] = (),
 ) -> TrainState:
-    """Trains from the step of `state` to the last.
+    """Trains from the step of `state` to the last, or until the observer stops it.
 
     The device runs ahead of the host, which waits only when something is due.
 
@@ -94,29 +148,31 @@ def run_training(
         key: The run's key.
         cadence: How long, and when something is due.
         observer: What to do then.
+        unlogged: Metrics of the steps before that no record holds yet, as the observer's
+            checkpoint got them: so that records are the same as if nothing had been stopped.
 
     Raises:
-        TrainingError: If the loss or the gradient is not finite, before anything is saved.
+        NotFiniteError: If the loss or the gradient is not finite, before anything is saved.
     """
-    pending: list[Metrics] = []
-    began = time.monotonic()
+    pending: list[Mapping[str, Any]] = [*unlogged]
+    began, logged = time.monotonic(), int(state.step)
     for number in range(int(state.step) + 1, cadence.steps + 1):
         state, metrics = step(state, next(batches), key)
         pending.append(metrics)
-        evaluates, checkpoints, logs = (
-            number % every == 0 or number == cadence.steps
-            for every in (cadence.evaluate_every, cadence.checkpoint_every, cadence.log_every)
-        )
-        if not (evaluates or checkpoints or logs):
-            continue
-        averages = _average(number, pending)
-        observer.log(number, averages, (time.monotonic() - began) / len(pending))
-        if evaluates:  # first, so that a run killed after the checkpoint has lost no record
+        due = cadence.due(number)
+        if any(due):
+            averages = _average(_finite(number, pending))
+            observer.log(number, averages, (time.monotonic() - began) / (number - logged))
+            pending.clear()
+        if due.evaluation:  # first, so that a run killed after the checkpoint has lost no record
             observer.evaluate(number, state)
-        if checkpoints:
-            observer.checkpoint(number, state)
-        pending.clear()
-        began = time.monotonic()
+        stops = observer.stops(number, any(due))
+        if due.checkpoint or stops:
+            observer.checkpoint(number, state, _finite(number, pending))
+        if stops:
+            break
+        if any(due):
+            began, logged = time.monotonic(), number
     return state
 
 
@@ -152,20 +208,22 @@ def run_evaluation(
     return [total(of_model) for of_model in zip(*counts, strict=True)]
 
 
-def _average(last: int, metrics: list[Metrics]) -> dict[str, Any]:
-    """Averages the metrics of steps that end with `last`; all losses must be finite."""
-    records = jax.device_get(metrics)
+def _finite(last: int, metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the metrics of steps that end with `last`, on the host; they must be finite."""
+    records = jax.device_get(list(metrics))
     for number, record in enumerate(records, start=last - len(records) + 1):
         if not (math.isfinite(record["loss"]) and math.isfinite(record["gradient_norm"])):
-            scalars = {name: value for name, value in record.items() if value.ndim == 0}
+            scalars = {name: value for name, value in record.items() if np.ndim(value) == 0}
             values = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-            raise TrainingError(
-                f"Training diverged: at step {number} the metrics were {values}, and were expected "
-                "to be finite. Nothing was saved since the last checkpoint. Lower the learning "
-                "rate, clip harder or warm up for longer, and start again."
-            )
+            raise NotFiniteError(number, values)
+    return [
+        {name: np.asarray(value, np.float64).tolist() for name, value in record.items()}
+        for record in records
+    ]
+
+
+def _average(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     means = {
-        name: np.mean([record[name] for record in records], axis=0, dtype=np.float64).tolist()
-        for name in records[0]
+        name: np.mean([record[name] for record in records], axis=0).tolist() for name in records[0]
     }
-    return {**means, "last_loss": float(records[-1]["loss"])}
+    return {**means, "last_loss": records[-1]["loss"]}

@@ -140,6 +140,17 @@ def number_of_first(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
+def any_process(holds: bool) -> bool:
+    """Whether something holds in any process: all must ask at the same place.
+
+    It takes a collective, so all have to come within seconds, as after a step that they made
+    together.
+    """
+    if jax.process_count() == 1:
+        return holds
+    return bool(np.any(multihost_utils.process_allgather(np.int32(holds))))
+
+
 def compile_for_all(program: jax.stages.Wrapped, *arguments: Any, name: str) -> jax.stages.Compiled:
     """Compiles a program and waits until every process has, so that they start it together.
 

@@ -1,0 +1,64 @@
+"""A run directory belongs to one run at a time."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from nfx.train._run_directory import RunDirectoryError
+
+
+_FILE = "run.lock"
+
+
+@contextlib.contextmanager
+def lock_directory(
+    directory: Path, *, say: Callable[[str], object], writes: bool = True
+) -> Iterator[None]:
+    """Keeps other processes from writing the same run. The lock dies with its process.
+
+    Args:
+        directory: The run directory.
+        say: Is told if the file system has no locks; the run goes on without.
+        writes: Whether this process is the one that locks: of several that share a run one does.
+
+    Raises:
+        RunDirectoryError: If another living process holds the lock.
+    """
+    if not writes:
+        yield
+        return
+    with (directory / _FILE).open("a+") as file:
+        try:
+            _lock(file)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise RunDirectoryError(
+                f"{str(directory)!r} is in use by another process (process "
+                f"{file.read().strip() or 'unknown'}). Stop it or wait until it has ended, or "
+                "choose another --run-dir."
+            ) from error
+        except OSError as error:
+            say(
+                f"{str(directory)!r} cannot be locked ({error.strerror or error}): take care that "
+                "no other process trains there."
+            )
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {_host()}\n")
+        file.flush()
+        yield
+
+
+def _lock(file: IO[str]) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError("there are no such locks on this system") from error
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _host() -> str:
+    import socket
+
+    return socket.gethostname()

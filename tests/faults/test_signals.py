@@ -1,0 +1,191 @@
+"""Signals, hangs and locks, without training."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from nfx.cli._supervisor import Command, run_together
+from nfx.train import (
+    HangWatch,
+    lock_directory,
+    RunDirectoryError,
+    stop_on_signals,
+    StopRequest,
+)
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_is_noted_and_handlers_come_back(number, capfd):
+    before = signal.getsignal(number)
+    request = StopRequest()
+    request.has_work = True
+    with stop_on_signals(request):
+        assert not request.agreed(together=True)
+        signal.raise_signal(number)
+        wait_until(lambda: request.agreed(together=False))
+    assert request.signal == number
+    assert signal.getsignal(number) == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert "a checkpoint is saved after this step" in capfd.readouterr().err
+
+
+# The main thread is in the sorting of a list, where Python runs no handler of a signal.
+BUSY = """
+import sys, time
+from nfx.train import stop_on_signals, StopRequest
+request = StopRequest()
+request.has_work = {has_work}
+with stop_on_signals(request):
+    print("ready", flush=True)
+    {wait}
+"""
+
+
+def busy(has_work, wait="time.sleep(60)"):
+    code = BUSY.format(has_work=has_work, wait=wait)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_with_nothing_to_save_the_first_signal_exits_at_once(number):
+    process = busy(has_work=False)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert "before there was anything to save" in error
+
+
+def test_a_second_signal_exits_at_once_though_the_main_thread_never_looks():
+    # `Lock.acquire` by a C call that holds no lock of Python's, and runs no handler.
+    process = busy(has_work=True, wait="import ctypes; ctypes.CDLL(None).pause()")
+    process.send_signal(signal.SIGTERM)
+    process = _ended_by_second(process)
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def _ended_by_second(process):
+    assert "Again to exit at once" in process.stderr.readline() + process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    return process
+
+
+def test_several_processes_ask_each_other_only_where_all_are(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("nfx.train._signals.any_process", lambda asked: True)
+    request = StopRequest()
+    assert request.agreed(together=True)
+    request.signal = signal.SIGTERM
+    assert not request.agreed(together=False)
+
+
+def python(code):
+    return Command([sys.executable, "-c", code], dict(os.environ))
+
+
+def test_the_supervisor_lets_the_others_stop_too(tmp_path):
+    saved = tmp_path / "saved"
+    slow = f"import time, pathlib; time.sleep(2); pathlib.Path({str(saved)!r}).touch()"
+    assert run_together([python("raise SystemExit(143)"), python(slow)], grace=20) == 143
+    assert saved.exists()
+
+
+def test_a_stopped_run_is_not_restarted(tmp_path):
+    fake = (
+        f"from nfx.cli import _launch, main; "
+        f"_launch._NFX = ({sys.executable!r}, '-c', 'raise SystemExit(143)'); "
+        f"raise SystemExit(main(['launch', '--hosts', '2', '--', 'train', '--run-dir', "
+        f"{str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", fake], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert "restart" not in done.stdout
+
+
+def test_a_hang_is_told_once_with_the_stacks_of_all_threads(tmp_path, capfd):
+    with HangWatch(tmp_path, timeout=0.2, poll=0.02) as watch:
+        time.sleep(0.4)  # compiling
+        assert not list(tmp_path.iterdir())
+        watch.report()
+        wait_until(lambda: any(tmp_path.iterdir()))
+        time.sleep(0.5)
+        assert len(list(tmp_path.iterdir())) == 1
+        with watch.paused():
+            time.sleep(0.4)
+        time.sleep(0.4)
+    (path,) = tmp_path.iterdir()
+    text = path.read_text()
+    assert re.fullmatch(r"hang-\d{8}-\d{6}\.txt", path.name)
+    assert "no step has ended for 0 s" in text
+    assert "test_a_hang_is_told_once_with_the_stacks_of_all_threads" in text
+    assert len(re.findall("[Tt]hread 0x", text)) > 1
+    assert "test_a_hang_is_told_once" in capfd.readouterr().err
+
+
+def test_no_hang_is_told_while_steps_end_or_if_it_is_switched_off(tmp_path):
+    with HangWatch(tmp_path, timeout=1.0, poll=0.02) as watch:
+        for _ in range(30):
+            watch.report()
+            time.sleep(0.05)
+    with HangWatch(tmp_path, timeout=0.0) as watch:
+        watch.report()
+        time.sleep(0.1)
+    assert not list(tmp_path.iterdir())
+
+
+HOLD = """
+import sys, time, pathlib
+from nfx.train import lock_directory
+with lock_directory(pathlib.Path(sys.argv[1]), say=print):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_directory_in_use_is_refused_until_the_process_is_dead(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    said = []
+    with (
+        pytest.raises(RunDirectoryError, match=f"in use by another process .process {process.pid}"),
+        lock_directory(tmp_path, say=said.append),
+    ):
+        raise AssertionError
+    with lock_directory(tmp_path, say=said.append, writes=False):
+        pass  # another process of the same run
+    process.kill()
+    process.communicate()
+    with lock_directory(tmp_path, say=said.append):
+        assert (tmp_path / "run.lock").read_text().startswith(f"{os.getpid()} on ")
+    assert not said
+
+
+def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch):
+    def unsupported(file, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    said = []
+    with lock_directory(tmp_path, say=said.append):
+        pass
+    assert len(said) == 1
+    assert "cannot be locked (Operation not supported)" in said[0]
