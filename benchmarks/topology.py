@@ -3,7 +3,8 @@
     python benchmarks/topology.py                             # every row: half an hour or more
     python benchmarks/topology.py --rows F0 "F0 stacked" --reports kept/
 
-From shapes alone, in bfloat16 with float32 parameters. It needs libtpu: pip install 'nfx[tpu]'.
+From shapes alone, in bfloat16 with parameters and statistics in float32 ("mixed"). It needs
+libtpu: pip install 'nfx[tpu]'.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def compiled(name, reports):
         return read_report(path)
     model, how = ROWS[name]
     jax.clear_caches()
-    report = compile_model(model, CompileOptions(**{"dtype": "bfloat16", **how})).report
+    report = compile_model(model, CompileOptions(**{"precision": "mixed", **how})).report
     if path:
         path.write_text(report.to_json())
     return report

@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,10 +10,9 @@ import nfx
 from nfx.aot import model_macs
 from nfx.cli import main
 from nfx.data import Batch
-from nfx.nn._lowering import CONVOLUTIONS
 from nfx.recipes import build_parts, compile_model, CompileOptions, get_recipe
 from nfx.sharding import make_mesh, place_batch
-from nfx.train import abstract_state, make_evaluation_step, make_train_step
+from nfx.train import abstract_state, make_train_step
 from tests.reference import create_abstract
 
 
@@ -61,7 +59,7 @@ def test_the_step_is_the_one_that_training_runs(sample_step):
     assert report.stablehlo_bytes == len(lowered.as_text())
     assert report.settings == {
         "model": "nfnet_nano", "program": "train", "recipe": "sample", "batch": 32, "size": 28,
-        "classes": 10, "dtype": "float32", "gather_dtype": "float32",
+        "classes": 10, "precision": "float32", "microbatches": 1, "gather_dtype": "float32",
         "reduce_dtype": "float32", "mesh": "data=8",
     }  # fmt: skip
 
@@ -124,10 +122,10 @@ def test_the_command_prints_a_table_and_its_progress(capsys, forward):
 
 def test_a_batch_normalized_model_is_compiled(capsys):
     report, error = compiled(
-        capsys, "compile", "se_resnext_micro", "--program", "forward", "--dtype", "bfloat16",
+        capsys, "compile", "se_resnext_micro", "--program", "forward", "--precision", "mixed",
         "--size", "16", "--mesh", "data=8",
     )  # fmt: skip
-    assert report["settings"]["dtype"] == "bfloat16"
+    assert report["settings"]["precision"] == "mixed"
     assert report["settings"]["classes"] == 1000
     assert "Compiling" in error
 
@@ -140,41 +138,6 @@ def test_a_recipe_needs_no_images(capsys, monkeypatch):
     settings = report["settings"]
     assert (settings["model"], settings["classes"]) == ("nfnet_micro", 10)
     assert (settings["batch"], settings["size"]) == (32, 28)
-
-
-@pytest.mark.parametrize("model", ["nfnet_nano", "se_resnext_micro"])
-def test_training_in_bfloat16_keeps_parameters_in_float32(model):
-    parts = build_parts(get_recipe("sample"))
-    preprocessing = parts.preprocessing._replace(dtype="bfloat16")
-    mesh = make_mesh({"data": 8})
-    build = lambda: nfx.create_model(
-        model, num_classes=10, in_channels=1, key=jax.random.key(0), drop_rate=0.2
-    )
-    state = abstract_state(build, parts.optimizer, mesh)
-    batch = Batch(*(jax.ShapeDtypeStruct(s, d) for s, d in [
-        ((32, 28, 28, 1), jnp.uint8), ((32,), jnp.int32),
-    ]))  # fmt: skip
-    step = make_train_step(parts.optimizer, preprocessing, mesh)
-    traced = step.trace(state, batch, parts.key)
-    assert set(convolution_dtypes(traced.jaxpr)) == {jnp.dtype("bfloat16")}
-    new_state, metrics = traced.out_info
-    assert [x.dtype for x in jax.tree.leaves(new_state)] == [
-        x.dtype for x in jax.tree.leaves(state)
-    ]
-    assert metrics["loss"].dtype == jnp.float32
-    evaluate = make_evaluation_step(preprocessing, mesh)
-    traced = evaluate.trace(state.model, state.statistics, batch)
-    assert set(convolution_dtypes(traced.jaxpr)) == {jnp.dtype("bfloat16")}
-    assert traced.out_info.loss.dtype == jnp.float32
-
-
-def convolution_dtypes(jaxpr):
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if equation.primitive in CONVOLUTIONS or equation.primitive.name == "conv_general_dilated":
-            yield equation.outvars[0].aval.dtype
-        for value in equation.params.values():
-            if hasattr(getattr(value, "jaxpr", value), "eqns"):
-                yield from convolution_dtypes(value)
 
 
 def test_the_options_of_a_stack_are_passed_on(capsys, monkeypatch):
@@ -220,6 +183,9 @@ def refused(capsys, *arguments):
         (["nfnet_nano", "--batch", "0"], "batch=0 must be at least 1"),
         (["nfnet_nano", "--remat", "full"], "needs a stack"),
         (["nfnet_nano", "--unroll", "2"], "needs a stack"),
+        (["nfnet_nano", "--batch", "32", "--microbatches", "3"], "must divide the 4 images"),
+        (["se_resnext_micro", "--microbatches", "2"], "is batch-normalized"),
+        (["nfnet_nano", "--program", "forward", "--microbatches", "2"], "of the training step"),
         (["nfnet_nano", "--compare", "/nowhere.json"], "Cannot read a report from '/nowhere.json'"),
     ],
 )

@@ -35,8 +35,8 @@ class DeviceMemoryError(Exception):
             f"The program needs {used / 2**30:.2f} GiB of memory on each device, and "
             f"{available / 2**30:.2f} GiB are available. What makes it less: a smaller batch or "
             "smaller images; more devices (--mesh data=N, or fsdp=N, which splits the state too); "
-            "blocks that are computed again in the backward pass (--stack --remat full); "
-            "--dtype bfloat16."
+            "a batch that is taken in parts (--microbatches N); blocks that are computed again in "
+            "the backward pass (--stack --remat full); activations in bfloat16 (--precision mixed)."
         )
 
 

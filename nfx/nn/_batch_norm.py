@@ -85,8 +85,9 @@ class BatchNorm(eqx.Module):
             statistics = jax.tree.map(
                 lambda old, new: self.decay * old + (1 - self.decay) * new, statistics, used
             )
-        scale = self.gain * jax.lax.rsqrt(used.variance + self.eps)
-        return ((wide - used.mean) * scale + self.bias).astype(x.dtype), statistics
+        gain, bias = (leaf.astype(wide.dtype) for leaf in (self.gain, self.bias))
+        scale = gain * jax.lax.rsqrt(used.variance + self.eps)
+        return ((wide - used.mean) * scale + bias).astype(x.dtype), statistics
 
 
 def _mean(x: Float[Array, "n h w c"], axis_names: tuple[str, ...]) -> Float[Array, " c"]:

@@ -1,5 +1,6 @@
 """From a recipe to the parts of a training run."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from nfx import graph
 from nfx.data import Batch, Images, Source, Splits
-from nfx.models import create_model, model_variant
+from nfx.models import create_model, model_card, model_variant
 from nfx.optim import (
     clip_telemetry,
     nfnet_sgd,
@@ -22,8 +24,22 @@ from nfx.optim import (
 )
 from nfx.recipes._images import recipe_images
 from nfx.recipes._recipe import Recipe
-from nfx.sharding import AnyMesh, batch_shards, batch_spec, check_batch_divides
-from nfx.train import Metrics, Preprocessing, StepMetrics
+from nfx.sharding import (
+    AnyMesh,
+    batch_shards,
+    batch_spec,
+    check_batch_divides,
+    Communication,
+)
+from nfx.train import (
+    check_microbatches,
+    make_train_step,
+    Metrics,
+    Precision,
+    PRECISIONS,
+    Preprocessing,
+    StepMetrics,
+)
 
 
 # Mean and standard deviation of the pixels, by number of channels: of Fashion-MNIST, and of
@@ -39,11 +55,13 @@ class Parts(NamedTuple):
 
     Attributes:
         images: What to train on and what to be judged by.
-        build_model: Creates the model.
+        build_model: Creates the model, its blocks stacked if the recipe says so.
         optimizer: AGC, SGD and the parameters' average, as one chain.
         preprocessing: Normalisation and augmentation.
         observe: Learning rate and what clipping does, to log.
         key: The run's key.
+        precision: In which dtypes the network computes in training.
+        microbatches: In how many parts each device takes its images of a step.
     """
 
     images: Splits[Images]
@@ -52,6 +70,24 @@ class Parts(NamedTuple):
     preprocessing: Preprocessing
     observe: StepMetrics
     key: PRNGKeyArray
+    precision: Precision
+    microbatches: int
+
+    def train_step(
+        self,
+        mesh: Mesh,
+        communication: Communication = Communication(),  # noqa: B008
+    ) -> jax.stages.Wrapped:
+        """Makes the step of the run: see `nfx.train.make_train_step`."""
+        return make_train_step(
+            self.optimizer,
+            self.preprocessing,
+            mesh,
+            self.observe,
+            communication=communication,
+            precision=self.precision,
+            microbatches=self.microbatches,
+        )
 
 
 def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
@@ -75,24 +111,30 @@ def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
     )
     init_key, run_key = jax.random.split(jax.random.key(recipe.seed))
 
-    def build_model() -> PyTree:
-        return create_model(
-            recipe.model,
-            num_classes=len(images.train.class_names),
-            in_channels=recipe.channels,
-            stochastic_depth_rate=recipe.stochastic_depth,
-            drop_rate=recipe.dropout,
-            key=init_key,
-        )
-
     return Parts(
         images,
-        build_model,
+        ft.partial(_build_model, recipe, len(images.train.class_names), init_key),
         _optimizer(recipe, schedule),
-        Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing, dtype=recipe.dtype),
+        Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing),
         _observer(recipe, schedule),
         run_key,
+        PRECISIONS[recipe.precision],
+        recipe.microbatches,
     )
+
+
+def _build_model(recipe: Recipe, num_classes: int, key: PRNGKeyArray) -> PyTree:
+    model = create_model(
+        recipe.model,
+        num_classes=num_classes,
+        in_channels=recipe.channels,
+        stochastic_depth_rate=recipe.stochastic_depth,
+        drop_rate=recipe.dropout,
+        key=key,
+    )
+    if recipe.stack:
+        model = graph.stack_blocks(model, remat=recipe.remat, unroll=recipe.unroll)
+    return model
 
 
 def abstract_batch(images: Images, batch_size: int, mesh: Mesh) -> Batch:
@@ -108,10 +150,12 @@ def abstract_batch(images: Images, batch_size: int, mesh: Mesh) -> Batch:
 def check_mesh(recipe: Recipe, mesh: AnyMesh) -> None:
     """Raises a `ValueError` if the recipe's step cannot be split over the mesh."""
     check_batch_divides(mesh, recipe.batch_size)
-    if (recipe.mixup or recipe.cutmix) and recipe.batch_size // batch_shards(mesh) % 2:
+    images = recipe.batch_size // batch_shards(mesh)
+    check_microbatches(recipe.microbatches, images, mixes=recipe.augmentation.mixes)
+    if recipe.microbatches > 1 and model_card(recipe.model).lineage == "batch norm":
         raise ValueError(
-            f"MixUp and CutMix pair neighbours: batch_size={recipe.batch_size} must give each of "
-            f"{batch_shards(mesh)} devices an even number of images."
+            f"microbatches={recipe.microbatches} must be 1: {recipe.model} is batch-normalized, by "
+            "the mean and variance of the whole batch, and parts of it have others."
         )
 
 

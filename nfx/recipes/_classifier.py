@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from nfx.data import CentreView, no_images, Splits
+from nfx.graph import unstack_blocks
 from nfx.models import create_model, initial_statistics, model_card, model_variant
 from nfx.recipes._build import build_parts
 from nfx.recipes._evaluation import restore_run
@@ -109,7 +110,8 @@ def _from_run(
         crop=1.0 if whole else transform.crop,
         view="timm" if whole else transform.rule,
     )
-    return Classifier(recipe.model, state.ema, state.statistics, images, names)
+    network = unstack_blocks(state.ema) if recipe.stack else state.ema
+    return Classifier(recipe.model, network, state.statistics, images, names)
 
 
 def _classifier(

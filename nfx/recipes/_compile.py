@@ -5,11 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from nfx import graph
 from nfx.aot import (
     compile_step,
     CompiledProgram,
@@ -21,7 +19,7 @@ from nfx.aot import (
 from nfx.data import no_images, SAMPLE_CLASSES, Splits
 from nfx.models import model_card, model_variant
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
-from nfx.recipes._recipe import Recipe
+from nfx.recipes._recipe import Recipe, RematName
 from nfx.recipes._table import get_recipe
 from nfx.sharding import (
     abstract_mesh,
@@ -31,7 +29,7 @@ from nfx.sharding import (
     parse_mesh_shape,
     replicated,
 )
-from nfx.train import abstract_state, infer, make_train_step, Plan, plan_step, shard_model
+from nfx.train import abstract_state, infer, Plan, plan_step, PrecisionName, shard_model
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +43,12 @@ class CompileOptions:
         batch: Images a step, over all devices. The recipe's, or 32.
         size: Side of the images, in pixels. The recipe's, or the model's training size.
         classes: Length of the logits. 1000, and of the sample 10.
-        dtype: What the network computes in. Parameters stay in float32. The recipe's, or float32.
-        stack: Whether blocks that are alike run in one loop: see `nfx.graph.stack_blocks`.
+        precision: In which dtypes the network computes: see the recipe's field of that name. By
+            default training is in the recipe's, and inference in "float32".
+        microbatches: In how many parts each device takes its images of a training step. The
+            recipe's, or 1.
+        stack: Whether blocks that are alike run in one loop: see `nfx.graph.stack_blocks`. If not,
+            the recipe's stack, remat and unroll are taken.
         remat: What the backward pass computes again: nothing, all of a block, or all but its
             convolutions.
         unroll: Blocks to each turn of the loop.
@@ -64,9 +66,10 @@ class CompileOptions:
     batch: int | None = None
     size: int | None = None
     classes: int | None = None
-    dtype: Literal["float32", "bfloat16"] | None = None
+    precision: PrecisionName | None = None
+    microbatches: int | None = None
     stack: bool = False
-    remat: Literal["none", "full", "convs"] = "none"
+    remat: RematName = "none"
     unroll: int = 1
     mesh: str = "data=all"
     gather_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -77,13 +80,18 @@ class CompileOptions:
         """Checks what does not depend on the model.
 
         Raises:
-            ValueError: If a number is not positive, or blocks are to be rematerialised or
-                unrolled and there is no stack of them.
+            ValueError: If a number is not positive, inference is to be in microbatches, or blocks
+                are to be rematerialised or unrolled and there is no stack of them.
         """
-        for name in ("batch", "size", "classes", "unroll"):
+        for name in ("batch", "size", "classes", "microbatches", "unroll"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
+        if self.microbatches is not None and self.program != "train":
+            raise ValueError(
+                f"microbatches={self.microbatches} is of the training step, and the program is "
+                f"{self.program!r}: give it a smaller batch."
+            )
         if self.remat != "none" and not self.stack:
             raise ValueError(
                 f"remat={self.remat!r} needs a stack: it says what is computed again of the blocks "
@@ -151,8 +159,9 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
         mesh,
         parts.images.train.image_shape,
         recipe.batch_size,
-        dtype=recipe.dtype,
         communication=_communication(options),
+        precision=parts.precision,
+        microbatches=parts.microbatches,
     )
 
 
@@ -173,12 +182,17 @@ def _recipe(name: str, options: CompileOptions) -> Recipe:
         recipe = _paper_recipe(name)
     else:
         raise ValueError("Compile what? Give a model that `nfx models` lists, or --recipe NAME.")
+    if options.program != "train":  # what a recipe says of these is of its training
+        recipe = dataclasses.replace(recipe, precision="float32", microbatches=1)
+    stack = {"stack": True, "remat": options.remat, "unroll": options.unroll}
     return dataclasses.replace(
         recipe,
         model=name,
         batch_size=options.batch or recipe.batch_size,
         image_size=options.size or recipe.image_size,
-        dtype=options.dtype or recipe.dtype,
+        precision=options.precision or recipe.precision,
+        microbatches=options.microbatches or recipe.microbatches,
+        **(stack if options.stack else {}),
     )
 
 
@@ -207,15 +221,7 @@ def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
     sample = recipe.data == "sample"
     classes = options.classes or (len(SAMPLE_CLASSES) if sample else 1000)
     nothing = no_images([str(index) for index in range(classes)])
-    parts = build_parts(recipe, Splits(nothing, nothing))
-
-    def build_model() -> PyTree:
-        model = parts.build_model()
-        if options.stack:
-            model = graph.stack_blocks(model, remat=options.remat, unroll=options.unroll)
-        return model
-
-    return parts._replace(build_model=build_model)
+    return build_parts(recipe, Splits(nothing, nothing))
 
 
 # A function to compile, and its arguments.
@@ -225,19 +231,17 @@ _Program = tuple[Callable[..., Any], tuple[Any, ...]]
 def _training_step(
     recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication
 ) -> _Program:
-    step = make_train_step(
-        parts.optimizer, parts.preprocessing, mesh, parts.observe, communication=communication
-    )
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     key = jax.ShapeDtypeStruct(parts.key.shape, parts.key.dtype, sharding=replicated(mesh))
-    return step, (state, abstract_batch(parts.images.train, recipe.batch_size, mesh), key)
+    batch = abstract_batch(parts.images.train, recipe.batch_size, mesh)
+    return parts.train_step(mesh, communication), (state, batch, key)
 
 
 def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication) -> _Program:
     def forward(
         model: PyTree, statistics: PyTree, images: UInt8[Array, "n h w c"]
     ) -> Float[Array, "n classes"]:
-        return infer(model, statistics, images, parts.preprocessing).astype(jnp.float32)
+        return infer(model, statistics, images, parts.preprocessing, parts.precision)
 
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     images = abstract_batch(parts.images.train, recipe.batch_size, mesh).images
@@ -258,7 +262,7 @@ def _settings(
     recipe: Recipe, parts: Parts, mesh: Mesh, options: CompileOptions
 ) -> dict[str, str | int | float | bool | None]:
     """What a report remembers of the options, with the defaults filled in."""
-    stack = {"stack": True, "remat": options.remat, "unroll": options.unroll}
+    stack = {"stack": True, "remat": recipe.remat, "unroll": recipe.unroll}
     compiler = {"topology": options.topology, "libtpu": libtpu_version()}
     return {
         "model": recipe.model,
@@ -267,8 +271,9 @@ def _settings(
         "batch": recipe.batch_size,
         "size": recipe.image_size,
         "classes": len(parts.images.train.class_names),
-        "dtype": recipe.dtype,
-        **(stack if options.stack else {}),
+        "precision": recipe.precision,
+        **({"microbatches": recipe.microbatches} if options.program == "train" else {}),
+        **(stack if recipe.stack else {}),
         "gather_dtype": options.gather_dtype,
         "reduce_dtype": options.reduce_dtype,
         "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items()),

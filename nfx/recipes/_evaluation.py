@@ -106,8 +106,7 @@ def restore_run(
 
 def compile_evaluation(state: TrainState, parts: Parts, feed: Feed) -> jax.stages.Compiled:
     """Compiles the step that evaluates a state; of several processes all must call it."""
-    preprocessing = parts.preprocessing._replace(dtype="float32")
-    step = make_evaluation_step(preprocessing, feed.mesh)
+    step = make_evaluation_step(parts.preprocessing, feed.mesh)
     batch = abstract_batch(feed.images.test, feed.evaluation_size, feed.mesh)
     return compile_for_all(step, state.model, state.statistics, batch, name="evaluation step")
 

@@ -48,9 +48,7 @@ class Feed:
         self, batch_size: int, *, seed: int, first_step: int, left_out: Collection[int] = ()
     ) -> Iterator[Batch]:
         """Yields the batches from a step on, for ever: see `nfx.data.training_batches`."""
-        batches = ft.partial(
-            training_batches, seed=seed, first_step=first_step, left_out=left_out
-        )
+        batches = ft.partial(training_batches, seed=seed, first_step=first_step, left_out=left_out)
         return self._placed(batches, "train", self.images.train, batch_size)
 
     def evaluation(self) -> Iterator[Batch]:

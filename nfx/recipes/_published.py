@@ -49,7 +49,7 @@ def _on_imagenet(name: str, batch_size: int, epochs: int) -> Recipe:
 def _nfnet(name: str) -> Recipe:
     return replace(
         _on_imagenet(name, batch_size=4096, epochs=360),
-        dtype="bfloat16",
+        precision="official_bf16",
         weight_decay=2e-5,
         clipping=0.01,
         ema=0.99999,

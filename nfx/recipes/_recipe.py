@@ -5,6 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from nfx.augment import Augmentation, Stage
+from nfx.train import PrecisionName
+
+
+# Of `nfx.nn.Remat`, those that have a name.
+RematName = Literal["none", "full", "convs"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +35,6 @@ class Recipe:
         model: A name that `nfx models` lists, as nfnet_micro or nf_regnet_b0.
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
-        dtype: What the network computes in. Parameters, their update and the loss stay in float32,
-            and so does evaluation.
         learning_rate: Peak rate for a batch of 256; it is scaled to the batch size.
         final_learning_rate: Where the rate ends, not scaled.
         warmup_steps: Steps over which the rate rises to its peak, to fall along a cosine after;
@@ -58,6 +61,16 @@ class Recipe:
         erase: Probability that a box of a training image is erased.
         augment_order: What is done to training images, in this order; what is off does nothing.
             NFNets mix before RandAugment; NF-RegNets normalize before they mix.
+        precision: In which dtypes the network computes in training: "float32"; "mixed", bfloat16
+            with kernels standardized in float32; "official_bf16", bfloat16 throughout, as the
+            official code. The state is in float32 whichever it is, and so are evaluations.
+        microbatches: In how many parts, one after the other, each device takes its images of a
+            step. It saves memory, and changes nothing but rounding.
+        stack: Whether blocks that are alike run in one loop, for a smaller program: see
+            `nfx.graph.stack_blocks`.
+        remat: What the backward pass computes again of stacked blocks, to save memory: nothing,
+            all, or all but convolutions.
+        unroll: Blocks to each turn of the loop.
         seed: Of parameters, order and augmentation.
     """
 
@@ -72,7 +85,6 @@ class Recipe:
     model: str = "nfnet_micro"
     steps: int = 2000
     batch_size: int = 32
-    dtype: Literal["float32", "bfloat16"] = "float32"
     learning_rate: float = 1.2
     final_learning_rate: float = 0.0
     warmup_steps: float = 156.0
@@ -92,6 +104,11 @@ class Recipe:
     cutmix: bool = False
     erase: float = 0.0
     augment_order: tuple[Stage, ...] = Augmentation().order
+    precision: PrecisionName = "float32"
+    microbatches: int = 1
+    stack: bool = False
+    remat: RematName = "none"
+    unroll: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -105,7 +122,7 @@ class Recipe:
             f"{name}={getattr(self, name)} must be {range_}"
             for names, range_, holds in (
                 (
-                    ("steps", "batch_size", "image_size", "test_size"),
+                    ("steps", "batch_size", "image_size", "test_size", "microbatches", "unroll"),
                     "at least 1",
                     lambda x: x is None or x >= 1,
                 ),
@@ -136,6 +153,8 @@ class Recipe:
             problems.append(
                 f"final_learning_rate={self.final_learning_rate} must be at most the peak, {peak:g}"
             )
+        if not self.stack and (self.remat, self.unroll) != ("none", 1):
+            problems.append(f"remat={self.remat!r} and unroll={self.unroll} need stack=True")
         if problems:
             raise ValueError(f"The recipe cannot be trained: {'; '.join(problems)}.")
         self.augmentation  # noqa: B018 (checks the order)

@@ -22,7 +22,6 @@ from nfx.train import (
     EvaluationCounts,
     HangWatch,
     is_first_process,
-    make_train_step,
     MetricsLog,
     NonfiniteLog,
     NonfiniteStep,
@@ -159,7 +158,7 @@ class Session:
 
     def _compile(self, state: TrainState) -> jax.stages.Compiled:
         parts, mesh = self.parts, self.feed.mesh
-        step = make_train_step(parts.optimizer, parts.preprocessing, mesh, parts.observe)
+        step = parts.train_step(mesh)
         with self.display.timed("Compiling the training step"):
             batch = abstract_batch(parts.images.train, self.recipe.batch_size, mesh)
             return compile_for_all(step, state, batch, parts.key, name="training step")

@@ -2,6 +2,7 @@
 
 from nfx.train._bad_images import BadImagesLog as BadImagesLog
 from nfx.train._display import Display as Display, timed as timed
+from nfx.train._gradients import check_microbatches as check_microbatches
 from nfx.train._hang import HangWatch as HangWatch
 from nfx.train._lock import lock_directory as lock_directory
 from nfx.train._loop import (
@@ -22,6 +23,7 @@ from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_me
 from nfx.train._nonfinite import NonfiniteLog as NonfiniteLog, NonfiniteStep as NonfiniteStep
 from nfx.train._placement import (
     idle_axes as idle_axes,
+    shard_gradients as shard_gradients,
     shard_model as shard_model,
     state_shardings as state_shardings,
     state_specs as state_specs,
@@ -34,6 +36,12 @@ from nfx.train._plan import (
 )
 from nfx.train._plan_table import plan_tables as plan_tables
 from nfx.train._plots import plot_clipping as plot_clipping
+from nfx.train._precision import (
+    apply_precisely as apply_precisely,
+    Precision as Precision,
+    PrecisionName as PrecisionName,
+    PRECISIONS as PRECISIONS,
+)
 from nfx.train._preprocessing import (
     augment_examples as augment_examples,
     AugmentedExamples as AugmentedExamples,

@@ -109,13 +109,65 @@ def shard_model(
     def local(specs: PyTree[P], model: PyTree, *others: PyTree) -> Any:
         return function(collect(model, specs, batch_axes(mesh), communication), *others)
 
+    return _sharded(local, mesh, rules, in_specs, lambda specs: out_specs)
+
+
+def shard_gradients(
+    function: Callable[..., tuple[Any, PyTree]],
+    mesh: Mesh,
+    *,
+    rules: Rules = FULLY_SHARDED,
+    communication: Communication = Communication(),  # noqa: B008
+    in_specs: tuple[P, ...],
+    out_specs: PyTree[P],
+) -> Callable[..., tuple[Any, PyTree]]:
+    """As `shard_model`, of a function that differentiates by the model itself.
+
+    Args:
+        function: Returns what it returns, and the gradient of this device's part of a sum over
+            the batch. The gradients of all devices are added up, once, and come out split as
+            the model went in.
+        mesh: The mesh.
+        rules: How the model is split: see `state_specs`.
+        communication: In which dtypes parameters and gradients go between devices.
+        in_specs: Of the arguments after the model.
+        out_specs: Of what the function returns before the gradient.
+    """
+
+    def local(specs: PyTree[P], model: PyTree, *others: PyTree) -> tuple[Any, PyTree]:
+        gather = lambda model: collect(model, specs, batch_axes(mesh), communication)
+        whole, add_up = jax.vjp(gather, model)
+        result, gradients = function(whole, *others)
+        return result, add_up(gradients)[0]
+
+    sharded = _sharded(local, mesh, rules, in_specs, lambda specs: (out_specs, specs))
+
+    def differentiate(model: PyTree, *others: PyTree) -> tuple[Any, PyTree]:
+        result, gradients = sharded(model, *others)
+        return result, jax.tree.unflatten(jax.tree.structure(model), jax.tree.leaves(gradients))
+
+    return differentiate
+
+
+def _sharded(
+    local: Callable[..., Any],
+    mesh: Mesh,
+    rules: Rules,
+    in_specs: tuple[P, ...],
+    out_specs: Callable[[PyTree[P]], PyTree[P]],
+) -> Callable[..., Any]:
+    """Maps `local(specs, model, *others)`, of a model that is split as its specs say."""
+
     def sharded(model: PyTree, *others: PyTree) -> Any:
         specs = state_specs(model, mesh, rules)
         model = split_channels(model, "model", mesh.shape.get("model", 1))
         # The same leaves in the same order: the trees differ in static fields.
         specs = jax.tree.unflatten(jax.tree.structure(model), jax.tree.leaves(specs))
         mapped = jax.shard_map(
-            ft.partial(local, specs), mesh=mesh, in_specs=(specs, *in_specs), out_specs=out_specs
+            ft.partial(local, specs),
+            mesh=mesh,
+            in_specs=(specs, *in_specs),
+            out_specs=out_specs(specs),
         )
         return mapped(model, *others)
 

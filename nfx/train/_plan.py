@@ -26,7 +26,9 @@ from nfx.sharding import (
     shards,
     spec_axes,
 )
+from nfx.train._gradients import check_microbatches
 from nfx.train._placement import idle_axes, state_specs
+from nfx.train._precision import Precision
 from nfx.train._step import TrainState
 
 
@@ -132,9 +134,10 @@ def plan_step(
     image_shape: tuple[int, int, int],
     batch_size: int,
     *,
-    dtype: str = "float32",
     rules: Rules = FULLY_SHARDED,
     communication: Communication = Communication(),  # noqa: B008
+    precision: Precision = Precision(),  # noqa: B008
+    microbatches: int = 1,
 ) -> Plan:
     """Plans a training step.
 
@@ -143,9 +146,11 @@ def plan_step(
         mesh: The mesh; its devices need not be there.
         image_shape: Height, width and channels of the images.
         batch_size: Of the global batch.
-        dtype: What the network computes in.
         rules: How the state is split: see `state_specs`.
         communication: In which dtypes parameters and gradients go between devices.
+        precision: In which dtypes the network computes.
+        microbatches: In how many parts a device takes its examples: what is sent for parameters
+            and gradients does not depend on it.
 
     Raises:
         ValueError: If the rules leave a leaf out, or the mesh does not divide it or the batch.
@@ -157,10 +162,12 @@ def plan_step(
         _plan_leaf(path, leaf, specs[path], mesh) for path, leaf in leaves_by_path(state).items()
     )
     model = [leaf for leaf in leaves if leaf.path.startswith("model/")]
-    image = jax.ShapeDtypeStruct(image_shape, jnp.dtype(dtype))
+    images = batch_size // batch_shards(mesh)
+    check_microbatches(microbatches, images, mixes=False)
+    of_blocks = _of_blocks(state.model, mesh, image_shape, images // microbatches, precision)
     found = [
         *_of_parameters(model, mesh, communication),
-        *_of_blocks(state.model, mesh, image, batch_size // batch_shards(mesh)),
+        *(_times(microbatches, expected) for expected in of_blocks),
     ]
     return Plan(
         mesh=dict(mesh.shape),
@@ -204,11 +211,16 @@ def _bytes_sent(leaf: LeafPlan, dtype: str | None) -> int:
 
 
 def _of_blocks(
-    model: PyTree, mesh: AnyMesh, image: jax.ShapeDtypeStruct, images: int
+    model: PyTree,
+    mesh: AnyMesh,
+    image_shape: tuple[int, int, int],
+    images: int,
+    precision: Precision,
 ) -> Iterator[ExpectedCollectives]:
     """Sums over the axis "model", in the blocks whose channels are split over it."""
     split = split_channels(model, "model", mesh.shape.get("model", 1))
     activations, gates, statistics = [], [], []
+    image = jax.ShapeDtypeStruct(image_shape, jnp.dtype(precision.compute))
     for block, inputs, outputs in _blocks_with_images(split, model, image):
         if not is_split(block):
             continue
@@ -217,7 +229,7 @@ def _of_blocks(
         activations += [number * math.prod(outputs), number * math.prod(inputs)]
         gates += [number * channels for channels in _gate_channels(block)]
         # Mean and variance of the last kernel, and two sums for its gradient.
-        statistics += [outputs[-1] * block.conv2.weight.dtype.itemsize] * 4
+        statistics += [outputs[-1] * jnp.dtype(precision.statistics).itemsize] * 4
     yield _expect("activations of split blocks", "all-reduce", activations)
     yield _expect("squeeze-excite of split blocks", "all-reduce", gates)
     yield _expect("weight standardization of split blocks", "all-reduce", statistics)
@@ -250,3 +262,7 @@ def _blocks_with_images(
 
 def _expect(purpose: str, kind: str, sizes: Sequence[int]) -> ExpectedCollectives:
     return ExpectedCollectives(purpose, kind, len(sizes), sum(sizes))
+
+
+def _times(count: int, expected: ExpectedCollectives) -> ExpectedCollectives:
+    return expected._replace(number=count * expected.number, bytes=count * expected.bytes)

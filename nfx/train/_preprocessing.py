@@ -10,22 +10,19 @@ from nfx.train._losses import one_hot
 
 
 class Preprocessing(NamedTuple):
-    """What happens to a batch before the network.
+    """What happens to a batch before the network, in float32.
 
     Attributes:
         mean: Mean of the pixels, one a channel or one for all, on a scale of 0 to 1.
         std: Their standard deviation.
         augmentation: What happens to training images.
         label_smoothing: Share of a label that is spread over all classes.
-        dtype: What the network computes in: "float32" or "bfloat16". Images are prepared in
-            float32 and cast last; parameters, their update and the loss stay in float32.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
     label_smoothing: float = 0.1
-    dtype: str = "float32"
 
 
 class AugmentedExamples(NamedTuple):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from nfx.augment import normalize
 from nfx.data import Batch, PADDING_LABEL
-from nfx.models import apply_batch, initial_statistics
+from nfx.models import initial_statistics
 from nfx.optim import ema_parameters
 from nfx.sharding import (
     batch_axes,
@@ -25,13 +25,14 @@ from nfx.sharding import (
     Communication,
     constrain,
     FULLY_SHARDED,
-    local_example_indices,
     replicated,
     Rules,
 )
+from nfx.train._gradients import make_differentiate
 from nfx.train._losses import one_hot, smoothed_cross_entropy
 from nfx.train._placement import shard_model, state_shardings
-from nfx.train._preprocessing import augment_examples, Preprocessing
+from nfx.train._precision import apply_precisely, Precision
+from nfx.train._preprocessing import Preprocessing
 
 
 class TrainState(eqx.Module):
@@ -129,6 +130,8 @@ def make_train_step(
     *,
     rules: Rules = FULLY_SHARDED,
     communication: Communication = Communication(),  # noqa: B008
+    precision: Precision = Precision(),  # noqa: B008
+    microbatches: int = 1,
 ) -> jax.stages.Wrapped:
     """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
 
@@ -144,10 +147,23 @@ def make_train_step(
         observe: What to log beside `loss` and `gradient_norm`.
         rules: How the state is split over "fsdp": see `state_shardings`.
         communication: In which dtypes parameters and gradients go between devices.
+        precision: In which dtypes the network computes.
+        microbatches: In how many parts, one after the other, each device takes its examples, for
+            activations of one part at a time. The step is the same but for rounding.
+
+    Raises:
+        ValueError: On tracing, if the microbatches do not divide a device's examples, or pairs to
+            mix, or the model is batch-normalized and there is more than one.
     """
     optimizer = optax.with_extra_args_support(optimizer)
-    loss = _sharded_loss(preprocessing, mesh, rules, communication)
-    differentiate = jax.value_and_grad(loss, has_aux=True)
+    differentiate = make_differentiate(
+        preprocessing,
+        mesh,
+        rules=rules,
+        communication=communication,
+        precision=precision,
+        microbatches=microbatches,
+    )
 
     def train_step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
@@ -176,18 +192,19 @@ def infer(
     statistics: PyTree,
     images: UInt8[Array, "n h w c"] | Float[Array, "n h w c"],
     preprocessing: Preprocessing,
+    precision: Precision = Precision(),  # noqa: B008
 ) -> Float[Array, "n classes"]:
-    """Computes the logits of a batch in inference, in the dtype of `preprocessing`.
+    """Computes the logits of a batch in inference, in float32.
 
     Args:
         model: The model.
         statistics: Its state: see `TrainState`.
         images: Pixels as bytes, or as float32 on their scale.
         preprocessing: Their normalisation; nothing is augmented.
+        precision: In which dtypes the network computes.
     """
     normalized = normalize(images, preprocessing.mean, preprocessing.std)
-    logits, _ = apply_batch(model, statistics, normalized.astype(preprocessing.dtype))
-    return logits
+    return apply_precisely(precision, model, statistics, normalized)[0]
 
 
 def make_evaluation_step(
@@ -196,14 +213,16 @@ def make_evaluation_step(
     *,
     rules: Rules = FULLY_SHARDED,
     communication: Communication = Communication(),  # noqa: B008
+    precision: Precision = Precision(),  # noqa: B008
 ) -> jax.stages.Wrapped:
     """Makes the jitted `(model, statistics, batch) -> counts`.
 
-    Summed over batches, the counts are exact. The arguments are those of `make_train_step`.
+    Summed over batches, the counts are exact. The arguments are those of `make_train_step`;
+    networks that were trained in bfloat16 are evaluated in float32, as the official code does.
     """
 
     def local(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
-        logits = infer(model, statistics, batch.images, preprocessing)
+        logits = infer(model, statistics, batch.images, preprocessing, precision)
         real = batch.labels != PADDING_LABEL
         targets = one_hot(batch.labels, logits.shape[-1])
         losses = jnp.where(real, smoothed_cross_entropy(logits, targets, 0.0), 0)
@@ -221,30 +240,3 @@ def make_evaluation_step(
     )
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
     return jax.jit(sharded, in_shardings=(None, whole, split), out_shardings=whole)
-
-
-def _sharded_loss(
-    preprocessing: Preprocessing, mesh: Mesh, rules: Rules, communication: Communication
-) -> Callable[..., tuple[Float[Array, ""], PyTree]]:
-    def local(
-        model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], PyTree]:
-        indices = local_example_indices(mesh, batch.labels.shape[0])
-        images, targets, model_keys = augment_examples(
-            preprocessing, *batch, key, step, indices, num_classes=model.head.bias.shape[0]
-        )
-        images = images.astype(preprocessing.dtype)
-        logits, statistics = apply_batch(
-            model, statistics, images, model_keys, batch_axes=batch_axes(mesh)
-        )
-        losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
-        return jax.lax.pmean(jnp.mean(losses), batch_axes(mesh)), statistics
-
-    return shard_model(
-        local,
-        mesh,
-        rules=rules,
-        communication=communication,
-        in_specs=(P(), batch_spec(mesh), P(), P()),
-        out_specs=P(),
-    )

@@ -42,7 +42,6 @@ def test_a_first_signal_is_noted_and_handlers_come_back(number, capfd):
     assert "a checkpoint is saved after this step" in capfd.readouterr().err
 
 
-# The main thread is in the sorting of a list, where Python runs no handler of a signal.
 BUSY = """
 import sys, time
 from nfx.train import stop_on_signals, StopRequest
@@ -51,6 +50,14 @@ request.has_work = {has_work}
 with stop_on_signals(request):
     print("ready", flush=True)
     {wait}
+"""
+
+
+# A wait in C that no signal interrupts: for a mutex that is locked already.
+WAIT_FOR_EVER = """
+    import ctypes
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex), libc.pthread_mutex_lock(mutex)
 """
 
 
@@ -73,8 +80,7 @@ def test_with_nothing_to_save_the_first_signal_exits_at_once(number):
 
 
 def test_a_second_signal_exits_at_once_though_the_main_thread_never_looks():
-    # `Lock.acquire` by a C call that holds no lock of Python's, and runs no handler.
-    process = busy(has_work=True, wait="import ctypes; ctypes.CDLL(None).pause()")
+    process = busy(has_work=True, wait=WAIT_FOR_EVER)
     process.send_signal(signal.SIGTERM)
     process = _ended_by_second(process)
     assert process.returncode == 128 + signal.SIGINT

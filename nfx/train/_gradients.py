@@ -1,0 +1,138 @@
+"""The loss of a batch and its gradient: over a mesh, and of a part of the batch at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec as P
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from nfx.data import Batch
+from nfx.sharding import (
+    batch_axes,
+    batch_shards,
+    batch_spec,
+    Communication,
+    local_example_indices,
+    Rules,
+)
+from nfx.train._losses import smoothed_cross_entropy
+from nfx.train._placement import shard_gradients
+from nfx.train._precision import apply_precisely, Precision
+from nfx.train._preprocessing import augment_examples, Preprocessing
+
+
+# (model, statistics, batch, key, step) -> ((loss, the next statistics), gradients).
+Differentiate = Callable[..., tuple[tuple[Float[Array, ""], PyTree], PyTree]]
+
+# Examples of one device, and where they stand in the global batch.
+_Examples = tuple[Batch, Int[Array, " n"]]
+
+
+def check_microbatches(microbatches: int, images: int, *, mixes: bool) -> None:
+    """Raises a `ValueError` if what a device has of a batch cannot be split like that.
+
+    Args:
+        microbatches: How many parts.
+        images: What a device has of each batch.
+        mixes: Whether neighbours are mixed with each other.
+    """
+    if microbatches < 1 or images % microbatches:
+        raise ValueError(
+            f"microbatches={microbatches} must divide the {images} images that each device has of "
+            "a batch."
+        )
+    if mixes and images // microbatches % 2:
+        raise ValueError(
+            "MixUp and CutMix pair neighbours, and must be given an even number of images at a "
+            f"time: each device has {images} of a batch, in {microbatches} microbatches of "
+            f"{images // microbatches}."
+        )
+
+
+def make_differentiate(
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    *,
+    rules: Rules,
+    communication: Communication,
+    precision: Precision,
+    microbatches: int,
+) -> Differentiate:
+    """Makes the mean loss of a global batch with its gradient; the arguments are those of a step.
+
+    Inside, each device knows the gradient of its own examples. It adds up what its microbatches
+    give, in the dtype of the parameters, and that is added up over the devices, once.
+    """
+
+    def local(
+        model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
+    ) -> tuple[tuple[Float[Array, ""], PyTree], PyTree]:
+        count = batch.labels.shape[0]
+        _check(microbatches, count, preprocessing, statistics)
+
+        def share(model: PyTree, examples: _Examples) -> tuple[Float[Array, ""], PyTree]:
+            """What some examples add to the mean loss."""
+            (images, labels), indices = examples
+            images, targets, keys = augment_examples(
+                preprocessing, images, labels, key, step, indices, model.head.bias.shape[0]
+            )
+            logits, new_statistics = apply_precisely(
+                precision, model, statistics, images, keys, batch_axes=batch_axes(mesh)
+            )
+            losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
+            return jnp.sum(losses) / (count * batch_shards(mesh)), new_statistics
+
+        of = lambda examples: jax.value_and_grad(share, has_aux=True)(model, examples)
+        examples = (batch, local_example_indices(mesh, count))
+        if microbatches == 1:
+            (loss, statistics), gradients = of(examples)
+        else:
+            loss, gradients = _accumulate(of, model, examples, mesh, microbatches)
+        return (jax.lax.psum(loss, batch_axes(mesh)), statistics), gradients
+
+    return shard_gradients(
+        local,
+        mesh,
+        rules=rules,
+        communication=communication,
+        in_specs=(P(), batch_spec(mesh), P(), P()),
+        out_specs=(P(), P()),
+    )
+
+
+def _check(microbatches: int, count: int, preprocessing: Preprocessing, statistics: Any) -> None:
+    check_microbatches(microbatches, count, mixes=preprocessing.augmentation.mixes)
+    if microbatches > 1 and statistics is not None:
+        raise ValueError(
+            f"microbatches={microbatches} must be 1 for a batch-normalized model: it normalizes by "
+            "the mean and variance of the whole batch, and parts of it have others."
+        )
+
+
+def _accumulate(
+    of: Callable[[_Examples], tuple[tuple[Array, Any], PyTree]],
+    model: PyTree,
+    examples: _Examples,
+    mesh: Mesh,
+    microbatches: int,
+) -> tuple[Float[Array, ""], PyTree]:
+    """Adds up losses and gradients over the parts of a device's examples, one after the other."""
+    parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), examples)
+
+    def add(sums: PyTree, part: _Examples) -> tuple[PyTree, None]:
+        (loss, _), gradients = of(part)
+        return jax.tree.map(jnp.add, sums, (loss, gradients)), None
+
+    # A loop's sums have to be what they become: as different between devices as their terms are.
+    axes = batch_axes(mesh)
+    loss = jnp.zeros(())
+    loss = jax.lax.pcast(loss, axes, to="varying") if axes else loss
+    return jax.lax.scan(add, (loss, jax.tree.map(_zeros_like, model)), parts)[0]
+
+
+def _zeros_like(leaf: Array) -> Array:
+    zeros = jnp.zeros(leaf.shape, leaf.dtype)
+    varying = tuple(jax.typeof(leaf).manual_axis_type.varying)
+    return jax.lax.pcast(zeros, varying, to="varying") if varying else zeros
