@@ -17,7 +17,7 @@ from nfx.train import create_state, RunDirectory
 from nfx.weights import to_official
 
 
-SMALL = Recipe(model="nfnet_micro", batch_size=32, steps=2, warmup_steps=1, mixup=0.2)
+SMALL = Recipe(model="nfnet_micro", batch_size=32, steps=2, warmup_steps=1.0, mixup=0.2)
 STACKED = dataclasses.replace(SMALL, stack=True, remat="full", unroll=2)
 
 
