@@ -1,8 +1,6 @@
 """Saving and restoring training state with Orbax."""
 
 import contextlib
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +13,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from nfx.checkpoint._digest import leaf_digests
+from nfx.checkpoint._files import damaged_files, ListedFolder
 
 
 State = TypeVar("State", bound=PyTree)
@@ -34,10 +33,10 @@ class CheckpointError(Exception):
 class CheckpointStore:
     """A directory of checkpoints, one a step, of any pytree of arrays.
 
-    Saving is asynchronous and atomic: a checkpoint that was not finished is never listed. Each
-    leaf's SHA-256 is saved too and compared on restoring, because a flipped bit in a file is
-    otherwise loaded in silence. A save that fails is tried once more, and then is an error. Use
-    it as a context manager, or `close` it.
+    Saving is asynchronous and atomic: a checkpoint that was not finished is never listed. The
+    SHA-256 of each file and of each leaf is saved too and compared on restoring, because a flipped
+    bit in a file is otherwise loaded in silence. A save that fails is tried once more, and then is
+    an error. Use it as a context manager, or `close` it.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class CheckpointStore:
                 create=not self._read_only,
                 cleanup_tmp_directories=not self._read_only,
                 read_only=self._read_only,
+                temporary_path_class=ListedFolder,
             ),
             item_names=("state", "record"),
         )
@@ -129,7 +129,6 @@ class CheckpointStore:
             "config": dict(config or {}),
             "progress": dict(progress or {}),
         }
-        record["seal"] = _seal(record)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
@@ -243,6 +242,7 @@ class CheckpointStore:
             CheckpointError: If there is no such checkpoint, it holds another pytree, or its
                 data is damaged.
         """
+        self.wait()
         steps = self.steps()
         step = step if step is not None else (steps[-1] if steps else None)
         if step is None or step not in steps:
@@ -252,6 +252,7 @@ class CheckpointStore:
                 f"{wanted} in {str(self.directory)!r}: it has {found}. Check the directory, or "
                 "train first."
             )
+        self._raise_if(damaged_files(self.directory / str(step)), step)
         try:
             restored = self._manager.restore(
                 step,
@@ -260,39 +261,32 @@ class CheckpointStore:
                     record=ocp.args.JsonRestore(),
                 ),
             )
-        # Orbax raises bare exceptions of many kinds, down to `Exception`, for damaged files.
+        # Orbax raises bare exceptions of many kinds, down to `Exception`.
         except Exception as error:
             raise CheckpointError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: it is "
-                f"of another model, of another version of nfx, or damaged "
-                f"({_first_line(error)}). Only if it is damaged, remove its "
-                f"folder to fall back on an earlier one: {_others(steps, step)}."
+                f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: its "
+                "files are as they were written, and it is of another model or of another version "
+                f"of nfx ({_first_line(error)})."
             ) from error
-        damage = _damage(restored["state"], restored["record"])
+        self._raise_if(_damaged_arrays(restored["state"], restored["record"]["digests"]), step)
+        return restored["state"]
+
+    def _raise_if(self, damage: str, step: int) -> None:
         if damage:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}. "
-                "Remove "
-                f"the folder of that step to fall back on an earlier one: {_others(steps, step)}."
+                "Remove the folder of that step to fall back on an earlier one: "
+                f"{_others(self.steps(), step)}."
             )
-        return restored["state"]
 
 
-def _damage(state: PyTree, record: Any) -> str:
-    """What of a checkpoint is not what was saved."""
-    if not isinstance(record, dict) or record.get("seal") != _seal(record):
-        return "its record is not what was saved"
-    saved, digests = record["digests"], leaf_digests(state)
+def _damaged_arrays(state: PyTree, saved: Mapping[str, str]) -> str:
+    """Which arrays are not those that were saved: every byte on the way to the disk and back."""
+    digests = leaf_digests(state)
     damaged = [path for path, digest in digests.items() if digest != saved.get(path)]
     return (
         f"{len(damaged)} arrays are not what was saved, the first {damaged[0]!r}" if damaged else ""
     )
-
-
-def _seal(record: Mapping[str, Any]) -> str:
-    """A fingerprint of the record itself: the digests in it vouch for arrays alone."""
-    content = {name: value for name, value in record.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _latest(directory: Path) -> str:
