@@ -20,7 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -219,12 +220,24 @@ def _ends_as(run: Run, expected: dict, say: Callable[[str], object]) -> bool:
     """Whether a run, let alone from here, ends with the same bits."""
     try:
         run.finish()
-        same = run.outcome() == expected
-    except RuntimeError as error:
-        say(str(error))
-        same = False
-    say(f"{run.root.name}: {'the same bits' if same else 'OTHER BITS'}")
-    return same
+        different = list(_differences(run.outcome(), expected))
+    except (RuntimeError, OSError) as error:
+        different = [str(error)]
+    say(f"{run.root.name}: {'OTHER BITS' if different else 'the same bits'}")
+    for difference in different:
+        say(f"  {difference}")
+    return not different
+
+
+def _differences(found: dict, expected: dict) -> Iterator[str]:
+    """Tells the first thing of each kind that differs."""
+    for kind, wanted in expected.items():
+        pairs = zip_longest(_entries(found[kind]), _entries(wanted))
+        yield from islice((f"{kind}: {a} and not {b}" for a, b in pairs if a != b), 1)
+
+
+def _entries(whole: dict | list) -> list:
+    return list(whole.items()) if isinstance(whole, dict) else whole
 
 
 def _conversion_first(moment: str) -> bool:

@@ -151,6 +151,7 @@ class Session:
         if self._training_step is None:
             self._training_step = self._compile(state)
         guard.stop.has_work = True
+        guard.watch.report()  # the first batch may be what never comes
         cadence = cadence_of(recipe, self.options)
         return run_training(
             self._training_step, state, batches, parts.key, cadence, observer, unlogged=unlogged
