@@ -27,6 +27,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks._measure import machine, markdown
+
 
 NFX = (sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())")
 STEPS, EVALUATE_EVERY = 40, 8
@@ -38,8 +40,7 @@ OPTIONS = (
 )  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS_A_RUN = 5
-# Negative where the signal came before Python or nfx had a handler of their own.
-CLEAN = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, -2}}
+CLEAN = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 @dataclasses.dataclass
@@ -60,6 +61,11 @@ class Run:
     def directory(self) -> Path:
         """The run directory."""
         return self.root / "run"
+
+    @property
+    def result(self) -> Path:
+        """What is there once it has ended."""
+        return self.directory / "result.json"
 
     @property
     def log(self) -> Path:
@@ -96,7 +102,7 @@ class Run:
 
     def outcome(self) -> dict:
         """All that has to be the same."""
-        result = json.loads((self.directory / "result.json").read_text())
+        result = json.loads(self.result.read_text())
         files = sorted((self.root / "converted").rglob("*"))
         digests = {
             file.name: hashlib.sha256(file.read_bytes()).hexdigest()
@@ -149,8 +155,8 @@ MOMENTS = {
 
 def kill(run: Run, moment: str, number: signal.Signals, rng: random.Random) -> int | None:
     """Starts or resumes a run and kills it; returns its code, or None if it had ended before."""
+    step = rng.randrange(_step(run), STEPS) + 1 if _step(run) < STEPS else STEPS
     process = run.start(conversion=moment == "conversion")
-    step = rng.randrange(1, STEPS)
     while not MOMENTS[moment].begins(run, step):
         if process.poll() is not None:
             if process.returncode:
@@ -174,9 +180,9 @@ def drill(
         say: Is told of each kill.
 
     Returns:
-        Counts by moment: of each signal, and of runs that were "lost" (did not end, or not with
-        the same bits) or "corrupt" (had a checkpoint that could not be loaded), by the moment of
-        the run's last kill.
+        Counts by moment: of each signal, of codes that were "unclean", and of runs that were
+        "lost" (did not end, or not with the same bits) or "corrupt" (had a checkpoint that could
+        not be loaded), by the moment of the run's last kill.
     """
     rng = random.Random(seed)
     make_images(root / "images")
@@ -193,7 +199,7 @@ def drill(
         runs += 1
         last, hits = "", 0
         for moment in sorted((next(order) for _ in range(KILLS_A_RUN)), key=_conversion_first):
-            if (run.directory / "result.json").exists():
+            if run.result.exists():
                 break  # there is nothing left to disturb
             if moment != "conversion" and not (run.root / "converted" / "dataset.json").exists():
                 run.start(conversion=True).wait()
@@ -201,7 +207,7 @@ def drill(
             code = kill(run, moment, number, rng) if done < kills else None
             if code is None:
                 continue  # it was too quick
-            if code not in CLEAN[number]:
+            if not _is_clean(code, number, moment, run):
                 counts[moment]["unclean"] += 1
             counts[moment][number.name] += 1
             done, hits, last = done + 1, hits + 1, moment
@@ -238,6 +244,12 @@ def _differences(found: dict, expected: dict) -> Iterator[str]:
 
 def _entries(whole: dict | list) -> list:
     return list(whole.items()) if isinstance(whole, dict) else whole
+
+
+def _is_clean(code: int, number: signal.Signals, moment: str, run: Run) -> bool:
+    """Whether a process ended as it should: by default of the system where it does not train."""
+    trains = moment in ("step", "evaluation", "save") and not run.result.exists()
+    return code == CLEAN[number] or (code == -number and not trains)
 
 
 def _conversion_first(moment: str) -> bool:
@@ -282,11 +294,11 @@ def environment(root: Path) -> dict[str, str]:
 def table(counts: dict[str, Counter]) -> str:
     """The counts in Markdown."""
     columns = [*(number.name for number in SIGNALS), "unclean", "lost", "corrupt"]
-    total = sum(counts.values(), Counter())
-    rows = [*counts.items(), ("all", total)]
-    lines = [["moment", *columns], ["---"] * (1 + len(columns))]
-    lines += [[moment, *(str(count[column]) for column in columns)] for moment, count in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [*counts.items(), ("all", sum(counts.values(), Counter()))]
+    header = ["moment", *columns]
+    return markdown(
+        header, [[moment, *(count[name] for name in columns)] for moment, count in rows]
+    )
 
 
 def main() -> None:
@@ -298,7 +310,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         counts = drill(options.kills, Path(root), seed=options.seed)
-    result = table(counts)
+    command = f"python -m benchmarks.faults --kills {options.kills} --seed {options.seed}"
+    versions = machine("nfx", "jax", "orbax-checkpoint")
+    result = f"{versions}; {time.strftime('%Y-%m-%d')}\n\n`{command}`\n\n{table(counts)}"
     print(result)
     if options.out:
         Path(options.out).write_text(result + "\n")
