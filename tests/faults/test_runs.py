@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from nfx.cli import main
 from nfx.data import training_indices
 from nfx.recipes import _session
+from nfx.recipes._feed import Feed
 from nfx.train import lock_directory, read_metrics, run_training
 
 
@@ -161,3 +163,18 @@ def test_a_run_that_another_process_trains_is_refused(train, finished, capsys):
     with lock_directory(finished, say=print):
         assert train(finished, "--resume") == 1
     assert "is in use by another process" in capsys.readouterr().err
+
+
+def test_a_first_batch_that_never_comes_is_told(train, finished, tmp_path, monkeypatch, capfd):
+    def training(*arguments, **options):
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.glob("run/hang-*.txt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        raise ValueError("that was long")
+        yield
+
+    monkeypatch.setattr(Feed, "training", training)
+    assert train(tmp_path / "run", "--hang-timeout", "0.3") == 1
+    error = capfd.readouterr().err
+    assert "that was long" in error
+    assert "no step has ended for" in error
