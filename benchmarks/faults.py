@@ -152,10 +152,12 @@ MOMENTS = {
     "save": Moment(lambda run, step: _past(run, step) and _saves(run), 0.03),
 }
 
+TRAINING = ("step", "evaluation", "save")
+
 
 def kill(run: Run, moment: str, number: signal.Signals, rng: random.Random) -> int | None:
     """Starts or resumes a run and kills it; returns its code, or None if it had ended before."""
-    step = rng.randrange(_step(run), STEPS) + 1 if _step(run) < STEPS else STEPS
+    step = rng.randrange(min(_step(run), STEPS - 1), STEPS) + 1
     process = run.start(conversion=moment == "conversion")
     while not MOMENTS[moment].begins(run, step):
         if process.poll() is not None:
@@ -203,6 +205,8 @@ def drill(
                 break  # there is nothing left to disturb
             if moment != "conversion" and not (run.root / "converted" / "dataset.json").exists():
                 run.start(conversion=True).wait()
+            if moment in TRAINING and _step(run) == STEPS:
+                moment = "start"  # no step is left
             number = SIGNALS[done % len(SIGNALS)]
             code = kill(run, moment, number, rng) if done < kills else None
             if code is None:
@@ -248,7 +252,7 @@ def _entries(whole: dict | list) -> list:
 
 def _is_clean(code: int, number: signal.Signals, moment: str, run: Run) -> bool:
     """Whether a process ended as it should: by default of the system where it does not train."""
-    trains = moment in ("step", "evaluation", "save") and not run.result.exists()
+    trains = moment in TRAINING and not run.result.exists()
     return code == CLEAN[number] or (code == -number and not trains)
 
 

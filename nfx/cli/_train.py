@@ -81,10 +81,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     if command.dry_run:
         return _dry_run(command)
-    initialize_processes(command.processes)
     stop = StopRequest()
     try:
         with stop_on_signals(stop):
+            initialize_processes(command.processes)
             train(command.hyperparameters, command.run, name=command.recipe, stop=stop)
     except TrainingStopped as stopped:
         print(f"nfx: {stopped}", file=sys.stderr)
