@@ -1,6 +1,11 @@
 """Training and evaluation."""
 
 from nfx.train._bad_images import BadImagesLog as BadImagesLog
+from nfx.train._boards import (
+    Board as Board,
+    check_wandb as check_wandb,
+    open_boards as open_boards,
+)
 from nfx.train._display import Display as Display, timed as timed
 from nfx.train._gradients import check_microbatches as check_microbatches
 from nfx.train._hang import HangWatch as HangWatch
@@ -21,6 +26,7 @@ from nfx.train._losses import (
 )
 from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
 from nfx.train._nonfinite import NonfiniteLog as NonfiniteLog, NonfiniteStep as NonfiniteStep
+from nfx.train._pace import Pace as Pace, without_pace as without_pace
 from nfx.train._placement import (
     idle_axes as idle_axes,
     shard_gradients as shard_gradients,
