@@ -202,7 +202,10 @@ def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
         (["--log-every", "0"], "at least 1"),
         (["--keep-checkpoints", "0"], "keep_checkpoints=0 must be at least 1"),
         (["--batch-size", "8000"], "must be at most the 5000 images"),
-        (["--batch-size", "8", "--cutmix"], "must give each of 8 devices an even number"),
+        (
+            ["--batch-size", "8", "--cutmix"],
+            "an even number of images at a time: each device has 1 of",
+        ),
         (["--run-dir", "/dev/null/run"], "Cannot write a run into '/dev/null/run'"),
     ],
 )
