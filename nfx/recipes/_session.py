@@ -116,7 +116,9 @@ class Session:
         watch = self.guard.watch
         if self._evaluation_step is None:
             with watch.paused():
-                self._evaluation_step = compile_evaluation(state, self.parts, self.feed)
+                self._evaluation_step = compile_evaluation(
+                    state.model, state.statistics, self.parts.preprocessing, self.feed
+                )
         compiled = self._evaluation_step
 
         def step(*arguments: Any) -> EvaluationCounts:
