@@ -19,7 +19,8 @@ class EvaluateCommand:
     Attributes:
         run: The run directory.
         data: Other images, of the same classes, whose test images to take.
-        step: Step of the checkpoint; the latest by default.
+        step: Step of the checkpoint, or "best" for the best by test accuracy; the latest by
+            default.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
         bad_images: What to do with images that cannot be read; as the run did when it began, by
             default. Those that are skipped do not count.
@@ -28,7 +29,7 @@ class EvaluateCommand:
 
     run: Annotated[str, tyro.conf.Positional]
     data: str = ""
-    step: int | None = None
+    step: int | Literal["best"] | None = None
     mesh: str = "data=all"
     bad_images: Literal["raise", "skip"] | None = None
     json: bool = False

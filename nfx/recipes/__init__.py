@@ -5,6 +5,7 @@ from nfx.recipes._classifier import (
     Classifier as Classifier,
     load_classifier as load_classifier,
     random_classifier as random_classifier,
+    save_classifier as save_classifier,
 )
 from nfx.recipes._compile import (
     compile_model as compile_model,
