@@ -1,6 +1,18 @@
 """Recipes, and running them."""
 
 from nfx.recipes._build import build_parts as build_parts, Parts as Parts
+from nfx.recipes._checkpoints import (
+    average_checkpoints as average_checkpoints,
+    AverageResult as AverageResult,
+    damaged_checkpoints as damaged_checkpoints,
+    list_checkpoints as list_checkpoints,
+    mean_model as mean_model,
+    Parameters as Parameters,
+    prunable_checkpoints as prunable_checkpoints,
+    prune_checkpoints as prune_checkpoints,
+    SavedCheckpoint as SavedCheckpoint,
+    verify_checkpoints as verify_checkpoints,
+)
 from nfx.recipes._classifier import (
     Classifier as Classifier,
     load_classifier as load_classifier,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from nfx.data import CentreView
 from nfx.graph import unstack_blocks
@@ -17,7 +18,7 @@ from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config
 from nfx.recipes._saved import find_run, SavedRun
 from nfx.serving import check_positive, ImageFormat
-from nfx.train import RunDirectory, TrainState
+from nfx.train import RunDirectory
 from nfx.weights import (
     load_pretrained,
     pretrained_model,
@@ -141,20 +142,24 @@ def _from_run(
             f"The run in {str(run.path)!r} knows the names of its classes: leave them out."
         )
     parts = parts_without_images(directory)
-    return run_classifier(
-        directory, parts, restore_run(directory, parts, mesh, step=run.step), image_size
-    )
+    state = restore_run(directory, parts, mesh, step=run.step)
+    return run_classifier(directory, parts, state.ema, state.statistics, image_size)
 
 
 def run_classifier(
-    directory: RunDirectory, parts: Parts, state: TrainState, image_size: int | None = None
+    directory: RunDirectory,
+    parts: Parts,
+    model: PyTree,
+    statistics: PyTree,
+    image_size: int | None = None,
 ) -> Classifier:
-    """Returns the averaged parameters of a run's state as a classifier.
+    """Returns parameters of a run as a classifier.
 
     Args:
         directory: The run.
         parts: What its recipe stands for.
-        state: Its state.
+        model: The parameters.
+        statistics: Their state: see `nfx.models.initial_statistics`.
         image_size: Side of the images, by default what the run is judged at.
     """
     recipe = recipe_from_config(directory.config)
@@ -168,9 +173,9 @@ def run_classifier(
         crop=1.0 if whole else transform.crop,
         view="timm" if whole else transform.rule,
     )
-    network = unstack_blocks(state.ema) if recipe.stack else state.ema
+    network = unstack_blocks(model) if recipe.stack else model
     names = tuple(directory.config["class_names"])
-    return Classifier(recipe.model, network, state.statistics, images, names)
+    return Classifier(recipe.model, network, statistics, images, names)
 
 
 def _classifier(
