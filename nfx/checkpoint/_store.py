@@ -1,6 +1,7 @@
 """Saving and restoring training state with Orbax."""
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ Which = int | Literal["best"] | None
 
 # How long a save that failed waits until it is tried again: a full disk may be cleared meanwhile.
 _RETRY_SECONDS = 1.0
+
+
+# Where Orbax writes the record of a checkpoint.
+_RECORD = Path("record", "metadata")
 
 
 def _ignore(message: str) -> None:
@@ -201,11 +206,14 @@ class CheckpointStore:
         return self._manager.restore(step, args=items)["record"]
 
     def _saved_scores(self) -> dict[int, float]:
-        """The scores that checkpoints hold, but for damaged ones."""
+        """The scores that checkpoints hold, but for damaged ones: restoring says what is wrong.
+
+        Orbax would wait for all processes at each, and they may see other checkpoints.
+        """
         scores: dict[int, float] = {}
         for step in self.steps():
-            with contextlib.suppress(Exception):  # of many kinds; restoring says what is wrong
-                record = self._record(step)
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads((self.directory / str(step) / _RECORD).read_bytes())
                 if is_sealed(record) and record.get("score") is not None:
                     scores[step] = record["score"]
         return scores
@@ -263,13 +271,13 @@ class CheckpointStore:
         Args:
             like: A pytree of the same structure whose leaves, arrays or abstract, give shapes,
                 dtypes and shardings.
-            step: The step to load, the latest by default.
+            step: The step to load: see `find`.
 
         Raises:
             CheckpointError: If there is no such checkpoint, it holds another pytree, or its
                 data is damaged.
         """
-        step, steps = self._find(step), self.steps()
+        step, steps = self.find(step), self.steps()
         try:
             restored = self._manager.restore(
                 step,
@@ -295,8 +303,15 @@ class CheckpointStore:
             )
         return restored["state"]
 
-    def _find(self, which: Which) -> int:
-        """The step of a checkpoint that is there."""
+    def find(self, which: Which) -> int:
+        """Returns the step of a checkpoint that is there.
+
+        Args:
+            which: A step; "best" for that with the highest score; None for the latest.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
         steps = self.steps()
         step = {None: max(steps, default=None), "best": self.best()}.get(which, which)
         if isinstance(step, int) and step in steps:

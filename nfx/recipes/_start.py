@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
+from nfx.checkpoint import CheckpointStore
 from nfx.graph import adapt_input_channels, stack_blocks, unstack_blocks
 from nfx.recipes._build import Parts
 from nfx.recipes._classifier import Classifier, load_classifier
@@ -27,11 +28,12 @@ def absolute_start(init: str) -> str:
 
 
 def check_start(recipe: Recipe) -> None:
-    """Raises if what a recipe starts from is not of its model, before anything large is read.
+    """Raises if a recipe cannot start from what it names, before anything large is read.
 
     Raises:
         ValueError: If it is of another model, or there is no such thing.
         RunDirectoryError: If it is a directory and not a run.
+        CheckpointError: If it is a run that has no such checkpoint.
     """
     found = _model_name(recipe)
     if found != recipe.model:
@@ -39,6 +41,9 @@ def check_start(recipe: Recipe) -> None:
             f"init={recipe.init!r} is of {found!r}, and the recipe trains {recipe.model!r}: give "
             f"--model {found}, or start from something else."
         )
+    if run := find_run(recipe.init):
+        with CheckpointStore(RunDirectory.open(run.path).checkpoints, read_only=True) as store:
+            store.find(run.step)
 
 
 def start_from(recipe: Recipe, parts: Parts, mesh: Mesh) -> tuple[TrainState, str]:
