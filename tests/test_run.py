@@ -80,7 +80,19 @@ def test_a_run_says_what_it_did_and_what_comes_next(finished):
     config = json.loads((run_dir / "config.json").read_text())
     assert config["recipe"]["model"] == "nfnet_nano"
     assert config["versions"]["nfx"]
-    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["24", "32", "40"]
+
+
+def test_a_run_keeps_its_latest_checkpoints_and_the_best(finished):
+    run_dir, output = finished
+    accuracies = {
+        record["step"]: record["test_accuracy"]
+        for record in records(run_dir)
+        if "test_accuracy" in record
+    }
+    best = max(accuracies, key=lambda step: (accuracies[step], step))
+    kept = {int(path.name) for path in (run_dir / "checkpoints").iterdir()}
+    assert kept == {24, 32, 40, best}
+    assert (f"The best checkpoint is that of step {best}," in output) == (best != 40)
 
 
 def test_metrics_are_written_at_every_step(finished):

@@ -3,16 +3,17 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal
 
 import tyro
 
 from nfx.data import BadImage, read_class_names
-from nfx.recipes import evaluate, evaluate_weights
+from nfx.recipes import evaluate, evaluate_weights, find_run, SavedRun
 from nfx.train import Evaluation
 
+
+OnSkip = Callable[[str, int, BadImage], None]
 
 # Options that only weights have, and what is evaluated in words.
 _OF_WEIGHTS = ("model", "class_names", "image_size")
@@ -24,11 +25,12 @@ class EvaluateCommand:
     """Evaluate a run, its parameters as trained and their average, or weights from elsewhere.
 
     Attributes:
-        what: A run directory, weights on the Hugging Face Hub (timm/dm_nfnet_f0.dm_in1k), or a
-            file of weights (.safetensors, .npz).
+        what: A run directory (or RUN@STEP, RUN@best), weights on the Hugging Face Hub
+            (timm/dm_nfnet_f0.dm_in1k), or a file of weights (.safetensors, .npz).
         data: The images whose test images to take: for a run others than its own, of the same
             classes; for weights there must be some.
-        step: Step of a run's checkpoint; the latest by default.
+        step: Step of a run's checkpoint, or "best" for the best by test accuracy; the latest by
+            default.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
         bad_images: What to do with images that cannot be read; by default as the run did when it
             began, and for weights to raise an error. Those that are skipped do not count.
@@ -42,7 +44,7 @@ class EvaluateCommand:
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|WEIGHTS")]
     data: str = ""
-    step: int | None = None
+    step: int | Literal["best"] | None = None
     mesh: str = "data=all"
     bad_images: Literal["raise", "skip"] | None = None
     model: str | None = None
@@ -60,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     def take(split: str, count: int, bad: BadImage) -> None:
         skipped.append(bad)
 
-    by = _of_run if Path(command.what).expanduser().is_dir() else _of_weights
-    evaluations = by(command, on_skip=take)
+    run = find_run(command.what)
+    evaluations = _of_run(run, command, take) if run else _of_weights(command, take)
     if skipped:
         print(
             f"nfx: {len(skipped):,} images cannot be used and do not count; the first is "
@@ -73,20 +75,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _of_run(command: EvaluateCommand, **watching: Any) -> Mapping[str, Evaluation]:
+def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
     _refuse(command, "A run knows its model, its classes and its images", _OF_WEIGHTS)
     evaluation = evaluate(
-        command.what,
+        run.path,
         data=command.data,
-        step=command.step,
+        step=run.step if command.step is None else command.step,
         mesh=command.mesh,
         bad_images=command.bad_images,
-        **watching,
+        on_skip=on_skip,
     )
     return {"ema": evaluation.ema, "raw": evaluation.raw}
 
 
-def _of_weights(command: EvaluateCommand, **watching: Any) -> Mapping[str, Evaluation]:
+def _of_weights(command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
     _refuse(command, "A file of weights has no steps, and a run is a folder", ("step",))
     evaluation = evaluate_weights(
         command.what,
@@ -96,8 +98,8 @@ def _of_weights(command: EvaluateCommand, **watching: Any) -> Mapping[str, Evalu
         image_size=command.image_size,
         mesh=command.mesh,
         bad_images=command.bad_images or "raise",
+        on_skip=on_skip,
         offline=command.offline,
-        **watching,
     )
     return {"weights": evaluation}
 

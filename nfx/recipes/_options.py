@@ -27,7 +27,8 @@ class RunOptions:
         log_every: Steps between records in metrics.jsonl.
         evaluate_every: Steps between evaluations on the test images.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: How many checkpoints to keep, the latest.
+        keep_checkpoints: How many checkpoints to keep, the latest. The best by test accuracy is
+            kept beside them: one that was evaluated at its own step.
         on_nonfinite: What to do when the loss or the gradient of a step is not finite: "raise" to
             stop, or "skip" to go back to the last checkpoint and leave the step's batch out, at
             most five times.

@@ -13,6 +13,7 @@ from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvalu
 from nfx.recipes._feed import Feed
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
+from nfx.recipes._start import start_from
 from nfx.train import (
     abstract_state,
     Cadence,
@@ -133,15 +134,25 @@ class Session:
         store.wait()
         newest = number_of_first(max(store.steps(), default=-1))
         if newest < 0:
-            with self.display.timed("Initialising the parameters"):
-                state = create_state(parts.build_model, parts.optimizer, mesh)
-                return jax.block_until_ready(state), ()
+            return jax.block_until_ready(self._new_state()), ()
         like = abstract_state(parts.build_model, parts.optimizer, mesh)
         restored = store.restore_newest(like, newest=newest)
         assert restored is not None  # there is one, or it raises
         step, state = restored
         self.display.say(f"Resumed from the checkpoint of step {step:,}.")
         return state, store.progress(step).get("unlogged", ())
+
+    def _new_state(self) -> TrainState:
+        """The state of step 0, which is saved if it is from weights: they may not stay there."""
+        recipe, parts, mesh = self.recipe, self.parts, self.feed.mesh
+        if not recipe.init:
+            with self.display.timed("Initialising the parameters"):
+                return create_state(parts.build_model, parts.optimizer, mesh)
+        with self.display.timed("Loading the weights to start from"):
+            state, words = start_from(recipe, parts, mesh)
+        self.display.say(words)
+        self.store.save(0, state, self.directory.config)
+        return state
 
     def _fit(self, state: TrainState, unlogged: _Unlogged, observer: "_Observer") -> TrainState:
         """Compiles the step and trains with it."""
@@ -207,6 +218,7 @@ class _Observer:
 
     def __init__(self, session: Session, log: MetricsLog):
         self.evaluation: RunEvaluation | None = None
+        self._evaluated = -1  # at which step
         self._session, self._log, self._stops = session, log, False
 
     def log(self, step: int, metrics: Mapping[str, Any], pace: Pace) -> None:
@@ -220,11 +232,13 @@ class _Observer:
 
     def checkpoint(self, step: int, state: TrainState, unlogged: _Unlogged) -> None:
         session = self._session
+        evaluation = self.evaluation if step == self._evaluated else None
         session.store.save(
             step,
             state,
             session.directory.config,
             progress={"unlogged": list(unlogged)},
+            score=evaluation and evaluation.ema.accuracy,
             blocking=self._stops or step == session.recipe.steps,
         )
 
@@ -240,7 +254,7 @@ class _Observer:
             f"step {step:>6,}  loss {self._log.latest['loss']:.3f}  "
             f"test accuracy {evaluation.ema.accuracy:.1%} (raw {evaluation.raw.accuracy:.1%})"
         )
-        self.evaluation = evaluation
+        self.evaluation, self._evaluated = evaluation, step
         return evaluation
 
 

@@ -82,6 +82,7 @@ from nfx.train._step import (
     make_evaluation_step as make_evaluation_step,
     make_train_step as make_train_step,
     Metrics as Metrics,
+    start_state as start_state,
     StepMetrics as StepMetrics,
     TrainState as TrainState,
 )
