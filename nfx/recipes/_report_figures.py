@@ -18,7 +18,7 @@ from nfx.train import draw_clipped_shares
 BLUE, ORANGE, GREEN, RED, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 
 # Inches. A chart is as wide as half a page, or a phone, and a wide one as the page.
-_CHART, _WIDE = (5.4, 3.0), 10.8
+_CHART, _WIDE = (4.8, 2.8), 10.8
 
 # Points of a line, and columns of a picture: those of more records are means of some.
 _MOST_POINTS, _MOST_COLUMNS = 600, 300
@@ -84,12 +84,13 @@ def line_chart(
         axes = figure.subplots()
         for line in lines:
             _paint_line(axes, line)
-        axes.set(xlabel="step", ylabel=ylabel, yscale=scale)
+        axes.set(xlabel="step", ylabel=ylabel)
+        _scale(axes, scale)
         if from_zero:
             axes.set_ylim(0, None)
         if percent:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+        axes.xaxis.set_major_formatter(_number)
         if len(lines) > 1:
             axes.legend()
 
@@ -117,7 +118,8 @@ def depth_chart(
         looks = ({"color": ORANGE, "ls": "--", "marker": "s"}, {"color": BLUE, "marker": "o"})
         for (label, values), look in zip(lines.items(), looks, strict=True):
             axes.plot(range(len(places)), values, label=label, ms=3.5, **look)
-        axes.set(xlabel="stage.block", ylabel=ylabel, yscale="log")
+        axes.set(xlabel="stage.block", ylabel=ylabel)
+        _scale(axes, "log")
         ticks = np.unique(np.linspace(0, len(places) - 1, min(len(places), 13)).astype(int))
         axes.set_xticks(ticks, [places[tick] for tick in ticks])
         axes.legend()
@@ -137,18 +139,18 @@ def clipping_picture(
     """
     steps = np.asarray([record["step"] for record in records])
     shares = np.asarray([record["clipped_share_of_leaf"] for record in records])
-    thinned = [
+    columns = [
         {"step": step, "clipped_share_of_leaf": row}
-        for step, row in zip(*_thinned(steps, shares, _MOST_COLUMNS), strict=True)
+        for step, row in zip(*thinned(steps, shares, _MOST_COLUMNS), strict=True)
     ]
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        image = draw_clipped_shares(axes, thinned, leaves, names=60)
+        image = draw_clipped_shares(axes, columns, leaves, names=60)
         axes.grid(False)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_formatter(_number)
         bar = figure.colorbar(image, ax=axes, label="share of the leaf's units clipped", pad=0.01)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
 
     height = 1 + 0.13 * min(len(leaves), 60)
     return _svg(name, "share of units clipped by leaf and step", (_WIDE, height), paint)
@@ -156,7 +158,7 @@ def clipping_picture(
 
 def _paint_line(axes: Any, line: Line) -> None:
     steps, values = np.asarray(list(line.values)), np.asarray(list(line.values.values()))
-    steps, values = _thinned(steps, values, _MOST_POINTS)
+    steps, values = thinned(steps, values, _MOST_POINTS)
     look = {"color": line.color, "label": line.label}
     window = len(values) // 40
     if not line.noisy or window < 2:
@@ -166,7 +168,25 @@ def _paint_line(axes: Any, line: Line) -> None:
     axes.plot(steps, _running_mean(values, window), **look)
 
 
-def _thinned(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _number(value: float, _: object) -> str:
+    return f"{value:,g}"
+
+
+def _scale(axes: Any, scale: str) -> None:
+    """Sets the scale of the values, with numbers at its ticks that are written out."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    if scale == "log":
+        low, high = axes.dataLim.intervaly
+        subs = (1, 2, 5) if high < 1000 * low else (1,)
+        narrow = high < 10 * low
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=subs))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(_number)
+
+
+def thinned(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values, or the means of equal parts of them if they are more than that."""
     if len(steps) <= most:
         return steps, values

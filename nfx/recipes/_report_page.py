@@ -102,18 +102,19 @@ def _accuracies(found: RunReport) -> list[tuple[str, str]]:
         step, accuracy = max(averaged.items())
     else:
         return []
-    tiles = [(f"{accuracy:.1%}", f"test accuracy, averaged parameters, step {step:,}")]
+    when = "" if step == found.step else f", step {step:,}"
+    tiles = [(f"{accuracy:.1%}", f"test accuracy, averaged parameters (EMA){when}")]
     if step in raw:
-        tiles.append((f"{raw[step]:.1%}", "test accuracy, raw parameters"))
+        tiles.append((f"{raw[step]:.1%}", f"test accuracy, raw parameters{when}"))
     return tiles
 
 
 def _pace(found: RunReport) -> list[tuple[str, str]]:
     tiles = [(f"{found.step:,}", f"of {found.recipe.steps:,} steps of {found.recipe.batch_size:,}")]
     if found.result:
-        tiles.append((_duration(found.result["wall_seconds"]), "wall time of the last start"))
+        tiles.append((_duration(found.result["wall_seconds"]), "wall time, from start to end"))
     if found.training:
-        tiles.append((_duration(_training_seconds(found)), "training, all steps together"))
+        tiles.append((_duration(_training_seconds(found)), "in training steps alone"))
         tiles.append((f"{median_speed(found):,.0f}", "images / s, median"))
     return tiles
 
@@ -139,7 +140,7 @@ def _facts(found: RunReport) -> list[tuple[str, object]]:
     train, test = config["images"]
     names = [*found.class_names[:_NAMED], *(["…"] if len(found.class_names) > _NAMED else [])]
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    mesh = found.result.get("mesh")
+    mesh = ",".join(f"{axis}={size}" for axis, size in found.result.get("mesh", {}).items())
     devices = [("Devices", f"{found.result['platform']}, mesh {mesh}")] if mesh else []
     return [
         ("Model", f"{recipe.model}, {found.parameters:,} parameters, {recipe.precision}"),
@@ -176,8 +177,8 @@ def _mistakes(found: RunReport, findings: Findings) -> Html:
     wrong = round(len(findings.outcomes.image) * (1 - findings.outcomes.accuracy))
     words = (
         f"Of {wrong:,} test images that are taken for another class, those of the highest loss: "
-        "what they are, what they are taken for and how probable the network finds that. Some "
-        "are likely to have a wrong label."
+        "what they are, what they are taken for and how probable the network finds that. "
+        "Wrong labels, if there are any, tend to be here."
     )
     return join(tag("p", words), mistake_pictures(findings.mistakes, found.class_names))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nfx._units import LeafUnits
 from nfx.recipes._findings import Findings
 from nfx.recipes._html import Html, join, tag
 from nfx.recipes._report_content import RunReport
@@ -46,9 +47,9 @@ def curves(found: RunReport) -> Html:
     norm = [Line("", _values(training, "gradient_norm"), RED, noisy=True)]
     smoothing = found.recipe.label_smoothing
     words = (
-        "Pale lines are what was recorded, full lines their running mean. "
-        + (f"The training loss has label smoothing of {smoothing:g} in it, " if smoothing else "")
-        + ("and that of augmented images; the test loss has not." if smoothing else "")
+        "Pale lines are what was recorded, full lines their running mean. The training loss is "
+        f"that of augmented images, with labels smoothed by {smoothing:g}; the test loss is "
+        "without either."
     )
     charts = [
         line_chart("loss", loss, ylabel="cross-entropy"),
@@ -77,9 +78,6 @@ def clipping(found: RunReport) -> Html:
         line_chart("share", share, ylabel="share of units clipped", percent=True, from_zero=True),
         line_chart("ratio", ratio, ylabel="|gradient| / |parameter|", scale="log"),
     ]
-    means = np.mean([record["clipped_share_of_leaf"] for record in records], axis=0)
-    order = [int(index) for index in np.argsort(-means, kind="stable")[:_LISTED]]
-    rows = ((found.leaves[i].path, found.leaves[i].number, f"{means[i]:.1%}") for i in order)
     return join(
         tag(
             "p",
@@ -88,12 +86,29 @@ def clipping(found: RunReport) -> Html:
         ),
         _side_by_side(charts),
         tag("h3", "By layer"),
-        tag("p", "Each row is a leaf of the model: kernels first, then gains, biases and so on, "
-            "each in the order of the network."),
+        tag(
+            "p",
+            "Each row is a leaf of the model: kernels first, then gains, biases and so on, "
+            "each in the order of the network.",
+        ),
         tag("div", clipping_picture("leaves", records, found.leaves), class_="scroll"),
         tag("h3", "Clipped most"),
-        table(("leaf", "units", "clipped on average"), rows),
-    )  # fmt: skip
+        _most_clipped(records, found.leaves),
+    )
+
+
+def _most_clipped(records: Sequence[Mapping[str, Any]], leaves: Sequence[LeafUnits]) -> Html:
+    """Lists leaves of several units: one that is a single unit is clipped always or never."""
+    means = np.mean([record["clipped_share_of_leaf"] for record in records], axis=0)
+    order = [int(index) for index in np.argsort(-means, kind="stable")]
+    several = [index for index in order if leaves[index].number > 1][:_LISTED]
+    return join(
+        tag("p", "Of the leaves that have several units, the mean of all records."),
+        table(
+            ("leaf", "units", "clipped"),
+            ((leaves[i].path, f"{leaves[i].number:,}", f"{means[i]:.1%}") for i in several),
+        ),
+    )
 
 
 def propagation(found: RunReport, findings: Findings) -> Html:
@@ -123,9 +138,9 @@ def propagation(found: RunReport, findings: Findings) -> Html:
     ]
     words = (
         "Statistics over test images, averaged over channels: after the stem and after each block, "
-        "and of each block's residual branch before it is scaled. At initialisation the variance "
-        "should grow slowly within a stage and start over at the next, with branches near 1 and "
-        "means that do not run away."
+        "and of each block's residual branch before it is scaled. What to look for are means or "
+        "variances that grow or vanish by orders of magnitude from block to block. Before "
+        "training, steps down where a stage begins are average pooling."
     )
     return join(tag("p", words), _side_by_side(charts))
 
@@ -168,7 +183,9 @@ def median_speed(found: RunReport) -> float:
 
 def _values(records: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
     """A metric by step, of the records that have it."""
-    return {record["step"]: record[name] for record in records if record.get(name) is not None}
+    return {
+        record["step"]: float(record[name]) for record in records if record.get(name) is not None
+    }
 
 
 def _side_by_side(charts: Sequence[Html]) -> Html:

@@ -49,7 +49,6 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Html:
         counts: See `nfx.train.Outcomes.confusion`.
         class_names: Names of the classes.
     """
-    of_class = counts.sum(axis=1)
     head = tag(
         "tr", tag("td"), *(tag("th", tag("span", name), scope="col") for name in class_names)
     )
@@ -58,11 +57,16 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Html:
             "tr",
             tag("th", class_names[row], scope="row"),
             *(
-                _cell(count, total, right=row == column, words=f"{class_names[row]} → {name}")
-                for column, (count, name) in enumerate(zip(counts[row], class_names, strict=True))
+                _cell(
+                    count,
+                    sum(row_counts),
+                    right=row == column,
+                    words=f"{class_names[row]} → {name}",
+                )
+                for column, (count, name) in enumerate(zip(row_counts, class_names, strict=True))
             ),
         )
-        for row, total in enumerate(of_class)
+        for row, row_counts in enumerate(counts.tolist())
     ]
     size = "confusion large" if len(class_names) > 20 else "confusion"
     matrix = tag("table", tag("thead", head), tag("tbody", *rows), class_=size)
@@ -119,7 +123,7 @@ def _taken_for(counts: np.ndarray, row: int, class_names: Sequence[str]) -> str:
 
 def _bar(share: float) -> Html:
     filled = tag("span", style=f"width:{100 * share:.1f}%")
-    return join(tag("span", filled, class_="bar"), f" {share:.1%}")
+    return tag("span", tag("span", filled, class_="bar"), f" {share:.1%}", class_="share")
 
 
 def mistake_pictures(mistakes: Sequence[Mistake], class_names: Sequence[str]) -> Html:
