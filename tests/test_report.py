@@ -319,6 +319,7 @@ def test_a_run_that_goes_on_has_a_page(copy):
     assert "The run has not ended: it is at step 4 of 6" in page
     assert page.count("There is no checkpoint that is whole") == 3
     assert Page(page).ids()
+    assert not (copy / "checkpoints").exists()
     (copy / "metrics.jsonl").unlink()
     assert "Nothing is recorded yet." in report(copy).read_text()
 
