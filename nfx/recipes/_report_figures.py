@@ -162,7 +162,9 @@ def _paint_line(axes: Any, line: Line) -> None:
     look = {"color": line.color, "label": line.label}
     window = len(values) // 40
     if not line.noisy or window < 2:
-        axes.plot(steps, values, marker="o" if line.points else "", ms=4, **look)
+        axes.plot(
+            steps, values, marker="o" if line.points or len(values) == 1 else "", ms=4, **look
+        )
         return
     axes.plot(steps, values, color=line.color, alpha=0.3, lw=0.8)
     axes.plot(steps, _running_mean(values, window), **look)

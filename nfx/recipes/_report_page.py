@@ -112,7 +112,9 @@ def _accuracies(found: RunReport) -> list[tuple[str, str]]:
 def _pace(found: RunReport) -> list[tuple[str, str]]:
     tiles = [(f"{found.step:,}", f"of {found.recipe.steps:,} steps of {found.recipe.batch_size:,}")]
     if found.result:
-        tiles.append((_duration(found.result["wall_seconds"]), "wall time, since it was last started"))
+        tiles.append(
+            (_duration(found.result["wall_seconds"]), "wall time, since it was last started")
+        )
     if found.training:
         tiles.append((_duration(_training_seconds(found)), "in training steps alone"))
         tiles.append((f"{median_speed(found):,.0f}", "images / s, median"))

@@ -27,6 +27,18 @@ from nfx.recipes._report_tables import table
 # Leaves that are listed by name, of those that are clipped most.
 _LISTED = 10
 
+_ROWS = (
+    "Each row is a leaf of the model: kernels first, then gains, biases and so on, each in the "
+    "order of the network."
+)
+
+_SIGNAL = (
+    "Statistics over test images, averaged over channels: after the stem and after each block, and "
+    "of each block's residual branch before it is scaled. What to look for are means or variances "
+    "that grow or vanish by orders of magnitude from block to block. Before training, steps down "
+    "where a stage begins are average pooling."
+)
+
 
 def curves(found: RunReport) -> Html:
     """Draws loss, accuracy, learning rate and gradient norm."""
@@ -36,13 +48,6 @@ def curves(found: RunReport) -> Html:
     loss = [Line("training", _values(training, "loss"), GRAY, noisy=True)]
     if evaluations:
         loss.append(Line("test, averaged", _values(evaluations, "test_loss"), BLUE, points=True))
-    accuracy = [
-        Line(label, _values(evaluations, name), color, points=True)
-        for label, name, color in (
-            ("averaged parameters", "test_accuracy", BLUE),
-            ("raw parameters", "test_accuracy_raw", ORANGE),
-        )
-    ]
     rate = [Line("", _values(training, "learning_rate"), GREEN)]
     norm = [Line("", _values(training, "gradient_norm"), RED, noisy=True)]
     smoothing = found.recipe.label_smoothing
@@ -53,13 +58,24 @@ def curves(found: RunReport) -> Html:
     )
     charts = [
         line_chart("loss", loss, ylabel="cross-entropy"),
-        line_chart("accuracy", accuracy, ylabel="test accuracy", percent=True)
-        if evaluations
-        else tag("p", "It was not evaluated yet."),
+        _accuracy_chart(evaluations),
         line_chart("rate", rate, ylabel="learning rate", from_zero=True),
         line_chart("norm", norm, ylabel="gradient norm, before clipping", scale="log"),
     ]
     return join(tag("p", words), _side_by_side(charts))
+
+
+def _accuracy_chart(evaluations: Sequence[Mapping[str, Any]]) -> Html:
+    if not evaluations:
+        return tag("p", "It was not evaluated yet.")
+    lines = [
+        Line(label, _values(evaluations, name), color, points=True)
+        for label, name, color in (
+            ("averaged parameters", "test_accuracy", BLUE),
+            ("raw parameters", "test_accuracy_raw", ORANGE),
+        )
+    ]
+    return line_chart("accuracy", lines, ylabel="test accuracy", percent=True)
 
 
 def clipping(found: RunReport) -> Html:
@@ -78,19 +94,15 @@ def clipping(found: RunReport) -> Html:
         line_chart("share", share, ylabel="share of units clipped", percent=True, from_zero=True),
         line_chart("ratio", ratio, ylabel="|gradient| / |parameter|", scale="log"),
     ]
+    unit = (
+        "A unit is what feeds one output: its gradient is scaled down where its norm is more than "
+        f"{found.recipe.clipping:g} of its parameters' norm."
+    )
     return join(
-        tag(
-            "p",
-            "A unit is what feeds one output: its gradient is scaled down where its norm is more "
-            f"than {found.recipe.clipping:g} of its parameters' norm.",
-        ),
+        tag("p", unit),
         _side_by_side(charts),
         tag("h3", "By layer"),
-        tag(
-            "p",
-            "Each row is a leaf of the model: kernels first, then gains, biases and so on, "
-            "each in the order of the network.",
-        ),
+        tag("p", _ROWS),
         tag("div", clipping_picture("leaves", records, found.leaves), class_="scroll"),
         tag("h3", "Clipped most"),
         _most_clipped(records, found.leaves),
@@ -136,13 +148,7 @@ def propagation(found: RunReport, findings: Findings) -> Html:
             ("residual_variance", "variance of the residual branch"),
         )
     ]
-    words = (
-        "Statistics over test images, averaged over channels: after the stem and after each block, "
-        "and of each block's residual branch before it is scaled. What to look for are means or "
-        "variances that grow or vanish by orders of magnitude from block to block. Before "
-        "training, steps down where a stage begins are average pooling."
-    )
-    return join(tag("p", words), _side_by_side(charts))
+    return join(tag("p", _SIGNAL), _side_by_side(charts))
 
 
 def throughput(found: RunReport) -> Html:

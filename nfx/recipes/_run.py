@@ -186,7 +186,7 @@ def _closing_words(directory: RunDirectory, result: dict[str, Any]) -> str:
     return (
         f"\nTest accuracy {result['test_accuracy']:.1%} in {result['wall_seconds']:.0f} s; "
         f"everything about the run is in {path}\n\n"
-        f"Look at it:             nfx report {path}    (a page with curves, confusions, mistakes)\n"
+        f"Look at it:             nfx report {path}\n"
         f"Evaluate it again:      nfx evaluate {path}\n"
         f"Resume after a stop:    nfx train --run-dir {path} --resume\n"
         "Train on your images:   nfx train --data DIR    (DIR/train/CLASS/*.jpg and "
