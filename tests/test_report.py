@@ -364,9 +364,9 @@ def test_what_went_wrong_is_listed(copy):
     (copy / "hang-20260101-000000.txt").write_text("")
     (copy / "checkpoints.damaged" / "12").mkdir(parents=True)
     page = report(copy).read_text()
-    for words in ("1 images that cannot be used", "&lt;b&gt;.jpg", "1 steps that were not finite",
-                  "4.jpg and 4 more", "1 hangs", "hang-20260101-000000.txt",
-                  "1 damaged checkpoints", "<td>12</td>"):  # fmt: skip
+    for words in ("Images that cannot be used: 1", "&lt;b&gt;.jpg", "Steps that were not finite: 1",
+                  "4.jpg and 4 more", "Hangs: 1", "hang-20260101-000000.txt",
+                  "Damaged checkpoints: 1", "<td>12</td>"):  # fmt: skip
         assert words in page
     assert "Nothing: no bad images" not in page
 
@@ -377,7 +377,7 @@ def test_a_damaged_checkpoint_is_said_and_left_where_it_is(copy):
     record.write_bytes(record.read_bytes()[:-40])
     before = sorted(copy.rglob("*"))
     page = report(copy, out=copy.parent / "page.html").read_text()
-    assert "1 damaged checkpoints" in page
+    assert "Damaged checkpoints: 1" in page
     assert "parameters (EMA), step 3" in page
     assert sorted(copy.rglob("*")) == before
     assert main(["report", str(copy), "--step", "6"]) == 1

@@ -169,12 +169,12 @@ def troubles_list(troubles: Troubles, skipped: Sequence[BadImage]) -> Html:
     bad += [("test", each.name, each.reason) for each in skipped]
     steps = [(each["step"], _some(each["images"]), each["left_out"]) for each in troubles.nonfinite]
     parts = [
-        join(tag("h3", f"{len(rows):,} {words}"), table(head, rows[:_LISTED]))
+        join(tag("h3", f"{words}: {len(rows):,}"), table(head, rows[:_LISTED]))
         for rows, words, head in (
-            (bad, "images that cannot be used", ("split", "image", "why")),
-            (steps, "steps that were not finite", ("step", "its images", "left out")),
-            ([(name,) for name in troubles.hangs], "hangs", ("stacks of all threads",)),
-            ([(name,) for name in troubles.damaged], "damaged checkpoints", ("which",)),
+            (bad, "Images that cannot be used", ("split", "image", "why")),
+            (steps, "Steps that were not finite", ("step", "its images", "left out")),
+            ([(name,) for name in troubles.hangs], "Hangs", ("stacks of all threads",)),
+            ([(name,) for name in troubles.damaged], "Damaged checkpoints", ("which",)),
         )
         if rows
     ]
