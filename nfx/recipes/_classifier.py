@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from nfx.data import CentreView, no_images, Splits
 from nfx.graph import unstack_blocks
@@ -15,7 +16,8 @@ from nfx.recipes._evaluation import restore_run
 from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config
 from nfx.serving import check_positive, ImageFormat
-from nfx.train import RunDirectory
+from nfx.sharding import replicated
+from nfx.train import RunDirectory, state_shardings
 from nfx.weights import load_pretrained, pretrained_model
 
 
@@ -36,6 +38,14 @@ class Classifier:
     statistics: Any
     images: ImageFormat
     class_names: tuple[str, ...]
+
+    def on(self, mesh: Mesh) -> "Classifier":
+        """Returns the classifier with its network split over a mesh as a run's would be."""
+        return dataclasses.replace(
+            self,
+            model=jax.device_put(self.model, state_shardings(self.model, mesh)),
+            statistics=jax.device_put(self.statistics, replicated(mesh)),
+        )
 
 
 def load_classifier(

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointStore
 from nfx.data import BadImage
@@ -20,6 +21,7 @@ from nfx.train import (
     Evaluation,
     EvaluationCounts,
     make_evaluation_step,
+    Preprocessing,
     run_evaluation,
     RunDirectory,
     TrainState,
@@ -81,7 +83,8 @@ def evaluate(
     devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
     state = restore_run(directory, parts, devices, step=step)
     feed = Feed(parts.images, devices, on_skip or (lambda split, count, bad: None))
-    return evaluate_state(compile_evaluation(state, parts, feed), state, feed)
+    compiled = compile_evaluation(state.model, state.statistics, parts.preprocessing, feed)
+    return evaluate_state(compiled, state, feed)
 
 
 def restore_run(
@@ -104,11 +107,13 @@ def restore_run(
         return store.restore(like, step=step)
 
 
-def compile_evaluation(state: TrainState, parts: Parts, feed: Feed) -> jax.stages.Compiled:
-    """Compiles the step that evaluates a state; of several processes all must call it."""
-    step = make_evaluation_step(parts.preprocessing, feed.mesh)
+def compile_evaluation(
+    model: PyTree, statistics: PyTree, preprocessing: Preprocessing, feed: Feed
+) -> jax.stages.Compiled:
+    """Compiles the step that evaluates a model; of several processes all must call it."""
+    step = make_evaluation_step(preprocessing, feed.mesh)
     batch = abstract_batch(feed.images.test, feed.evaluation_size, feed.mesh)
-    return compile_for_all(step, state.model, state.statistics, batch, name="evaluation step")
+    return compile_for_all(step, model, statistics, batch, name="evaluation step")
 
 
 def evaluate_state(

@@ -33,6 +33,8 @@ class RunOptions:
             most five times.
         hang_timeout: Seconds without a step after which the stacks of all threads are written to
             standard error and into the run directory; 0 for never.
+        wandb: A project of Weights & Biases to show the metrics in too (pip install 'nfx[wandb]').
+            TensorBoard has them if tensorboardX is installed.
     """
 
     run_dir: str = ""
@@ -47,6 +49,7 @@ class RunOptions:
     keep_checkpoints: int = 3
     on_nonfinite: Literal["raise", "skip"] = "raise"
     hang_timeout: float = 1800.0
+    wandb: str = ""
 
     @property
     def loading(self) -> Loading:

@@ -23,6 +23,7 @@ from nfx.recipes._session import cadence_of, Guard, Session
 from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
     BadImagesLog,
+    check_wandb,
     Display,
     HangWatch,
     idle_axes,
@@ -125,6 +126,7 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
         )
     if options.keep_checkpoints < 1:
         raise ValueError(f"keep_checkpoints={options.keep_checkpoints} must be at least 1.")
+    check_wandb(options.wandb)
     jax.eval_shape(parts.build_model)
 
 

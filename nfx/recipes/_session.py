@@ -27,6 +27,8 @@ from nfx.train import (
     NonfiniteStep,
     NotFiniteError,
     number_of_first,
+    open_boards,
+    Pace,
     run_training,
     RunDirectory,
     StopRequest,
@@ -91,8 +93,7 @@ class Session:
         """
         while True:
             state, unlogged = self._first_state()
-            first, writes = int(state.step), is_first_process()
-            with MetricsLog(self.directory.path, step=first, writes=writes) as log:
+            with self._metrics_log(int(state.step)) as log:
                 observer = _Observer(self, log)
                 try:
                     state = self._fit(state, unlogged, observer)
@@ -105,12 +106,19 @@ class Session:
                 self.store.wait()
                 return state, evaluation, log.latest
 
+    def _metrics_log(self, step: int) -> MetricsLog:
+        writes, project = is_first_process(), self.options.wandb
+        boards = open_boards(self.directory, step=step, wandb_project=project) if writes else ()
+        return MetricsLog(self.directory.path, step=step, boards=boards, writes=writes)
+
     def measure(self, state: TrainState) -> RunEvaluation:
         """Evaluates a state on the test images."""
         watch = self.guard.watch
         if self._evaluation_step is None:
             with watch.paused():
-                self._evaluation_step = compile_evaluation(state, self.parts, self.feed)
+                self._evaluation_step = compile_evaluation(
+                    state.model, state.statistics, self.parts.preprocessing, self.feed
+                )
         compiled = self._evaluation_step
 
         def step(*arguments: Any) -> EvaluationCounts:
@@ -152,6 +160,7 @@ class Session:
             self._training_step = self._compile(state)
         guard.stop.has_work = True
         cadence = cadence_of(recipe, self.options)
+        self.display.begin(first_step)
         return run_training(
             self._training_step, state, batches, parts.key, cadence, observer, unlogged=unlogged
         )
@@ -200,9 +209,9 @@ class _Observer:
         self.evaluation: RunEvaluation | None = None
         self._session, self._log, self._stops = session, log, False
 
-    def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
-        self._log.write(step, {**metrics, "seconds_per_step": seconds_per_step})
-        self._session.display.update(step, metrics, seconds_per_step)
+    def log(self, step: int, metrics: Mapping[str, Any], pace: Pace) -> None:
+        self._log.write(step, {**metrics, **pace._asdict()})
+        self._session.display.update(step, self._log.latest)
 
     def stops(self, step: int, together: bool) -> bool:
         self._session.guard.watch.report()

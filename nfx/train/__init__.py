@@ -1,6 +1,11 @@
 """Training and evaluation."""
 
 from nfx.train._bad_images import BadImagesLog as BadImagesLog
+from nfx.train._boards import (
+    Board as Board,
+    check_wandb as check_wandb,
+    open_boards as open_boards,
+)
 from nfx.train._display import Display as Display, timed as timed
 from nfx.train._gradients import check_microbatches as check_microbatches
 from nfx.train._hang import HangWatch as HangWatch
@@ -26,6 +31,7 @@ from nfx.train._outcomes import (
     Outcomes as Outcomes,
     run_outcomes as run_outcomes,
 )
+from nfx.train._pace import Pace as Pace, without_pace as without_pace
 from nfx.train._placement import (
     idle_axes as idle_axes,
     shard_gradients as shard_gradients,

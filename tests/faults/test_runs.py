@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from nfx.cli import main
 from nfx.data import training_indices
 from nfx.recipes import _session
-from nfx.train import lock_directory, read_metrics, run_training
+from nfx.train import lock_directory, read_metrics, run_training, without_pace
 
 
 # One worker runs them all: they share a finished run.
@@ -30,7 +30,7 @@ def train(run_dir, *options):
 
 
 def outcome(run_dir):
-    records = [{**record, "seconds_per_step": 0} for record in read_metrics(run_dir)]
+    records = [without_pace(record) for record in read_metrics(run_dir)]
     return json.loads((run_dir / "result.json").read_text())["params_digest"], records
 
 
