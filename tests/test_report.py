@@ -34,7 +34,7 @@ from nfx.recipes._report_figures import Line, line_chart, thinned
 from nfx.recipes._report_page import report_page
 from nfx.recipes._report_tables import class_table, confused_pairs
 from nfx.sharding import make_mesh
-from nfx.train import Outcomes, read_metrics, RunDirectoryError
+from nfx.train import Outcomes, read_metrics, RunDirectoryError, without_pace
 
 
 # One worker runs them all: they share a finished run.
@@ -345,13 +345,16 @@ def test_what_does_not_apply_is_said_in_a_line(copy, fields, words):
 
 def test_pace_is_drawn_where_it_is_recorded(copy):
     without_checkpoints(copy)
-    before = report(copy).read_text()
-    records = [{**each, "data_wait_share": 0.25, "memory_bytes": 3 * 2**30}
-               for each in read_metrics(copy)]  # fmt: skip
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-    after = report(copy).read_text()
-    assert after.count("<svg") - before.count("<svg") == 2
-    assert "peak memory, GiB" in after
+    charts = []
+    for pace in ({"data_wait_share": 0.25, "memory_bytes": 3 * 2**30}, {}):
+        records = [
+            without_pace(record) | {"seconds_per_step": 0.1} | pace for record in read_metrics(copy)
+        ]
+        (copy / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+        page = report(copy).read_text()
+        charts.append([label for label in ("images / s by step", "time spent waiting",
+                                           "peak memory, GB") if label in page])  # fmt: skip
+    assert [len(labels) for labels in charts] == [3, 1]
 
 
 def test_what_went_wrong_is_listed(copy):

@@ -87,7 +87,7 @@ def line_chart(
         axes.set(xlabel="step", ylabel=ylabel)
         _scale(axes, scale)
         if from_zero:
-            axes.set_ylim(0, None)
+            axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)
         if percent:
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.xaxis.set_major_formatter(_number)

@@ -170,9 +170,9 @@ def throughput(found: RunReport) -> Html:
             )
         )
     if memory := _values(training, "memory_bytes"):
-        gibibytes = {step: value / 2**30 for step, value in memory.items()}
-        lines = [Line("", gibibytes, GREEN)]
-        charts.append(line_chart("memory", lines, ylabel="peak memory, GiB", from_zero=True))
+        gigabytes = {step: value / 1e9 for step, value in memory.items()}
+        lines = [Line("", gigabytes, GREEN)]
+        charts.append(line_chart("memory", lines, ylabel="peak memory, GB", from_zero=True))
     words = (
         f"Half of the records have more than {median_speed(found):,.0f} images / s. Evaluations "
         "and saves do not count."
