@@ -69,7 +69,7 @@ def test_a_run_says_what_it_did_and_what_comes_next(finished):
     run_dir, output = finished
     compiling, done = output.index("Compiling the training step"), output.index("Test accuracy")
     assert compiling < output.index("step     16") < done
-    for hint in ("nfx evaluate", "--resume", "nfx train --data DIR", "--help"):
+    for hint in ("nfx report", "nfx evaluate", "--resume", "nfx train --data DIR", "--help"):
         assert hint in output[done:]
     found = result(run_dir)
     assert found["steps"] == 40

@@ -26,6 +26,9 @@ _COMMANDS = {
     "evaluate": _Command(
         "nfx.cli._evaluate", "evaluate a run on its test images, or on others", True
     ),
+    "report": _Command(
+        "nfx.cli._report", "write a page about a run: curves, confusions, its worst mistakes", True
+    ),
     "checkpoints": _Command(
         "nfx.cli._checkpoints", "list, verify, average or remove the checkpoints of a run", True
     ),

@@ -33,6 +33,7 @@ from nfx.recipes._images import open_recipe_sources as open_recipe_sources
 from nfx.recipes._options import RunOptions as RunOptions
 from nfx.recipes._predict import predict as predict
 from nfx.recipes._recipe import Recipe as Recipe, recipe_from_config as recipe_from_config
+from nfx.recipes._report import report as report
 from nfx.recipes._run import train as train
 from nfx.recipes._saved import find_run as find_run, SavedRun as SavedRun
 from nfx.recipes._table import (

@@ -103,7 +103,7 @@ def train(
     if evaluation is None:
         wait_for_all("stopped")
         raise _stopped(guard.stop, int(state.step), directory)
-    result = _result(state, evaluation, latest, time.monotonic() - began)
+    result = _result(state, evaluation, latest, time.monotonic() - began) | _devices(mesh)
     if writes:
         directory.write_result(result)
         plot_clipping(directory.path, clipped_leaves(state.opt_state))
@@ -169,6 +169,10 @@ def _result(
     }
 
 
+def _devices(mesh: Mesh) -> dict[str, Any]:
+    return {"platform": mesh.devices.flat[0].platform, "mesh": dict(mesh.shape)}
+
+
 def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:
     train, test = parts.images
     platform = mesh.devices.flat[0].platform
@@ -191,6 +195,7 @@ def _closing_words(directory: RunDirectory, result: dict[str, Any]) -> str:
     return (
         f"\nTest accuracy {result['test_accuracy']:.1%} in {result['wall_seconds']:.0f} s; "
         f"everything about the run is in {path}\n\n"
+        f"Look at it:             nfx report {path}\n"
         f"Evaluate it again:      nfx evaluate {path}\n"
         f"Resume after a stop:    nfx train --run-dir {path} --resume\n"
         "Train on your images:   nfx train --data DIR    (DIR/train/CLASS/*.jpg and "

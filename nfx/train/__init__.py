@@ -26,6 +26,11 @@ from nfx.train._losses import (
 )
 from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
 from nfx.train._nonfinite import NonfiniteLog as NonfiniteLog, NonfiniteStep as NonfiniteStep
+from nfx.train._outcomes import (
+    make_outcome_step as make_outcome_step,
+    Outcomes as Outcomes,
+    run_outcomes as run_outcomes,
+)
 from nfx.train._pace import Pace as Pace, without_pace as without_pace
 from nfx.train._placement import (
     idle_axes as idle_axes,
@@ -41,7 +46,10 @@ from nfx.train._plan import (
     plan_step as plan_step,
 )
 from nfx.train._plan_table import plan_tables as plan_tables
-from nfx.train._plots import plot_clipping as plot_clipping
+from nfx.train._plots import (
+    draw_clipped_shares as draw_clipped_shares,
+    plot_clipping as plot_clipping,
+)
 from nfx.train._precision import (
     apply_precisely as apply_precisely,
     Precision as Precision,
@@ -86,3 +94,4 @@ from nfx.train._step import (
     StepMetrics as StepMetrics,
     TrainState as TrainState,
 )
+from nfx.train._troubles import read_troubles as read_troubles, Troubles as Troubles
