@@ -66,7 +66,8 @@ def start_from(recipe: Recipe, parts: Parts, mesh: Mesh) -> tuple[TrainState, st
     keeps = _same_classes(source, parts.images.train.class_names)
     model = source.model if find_run(recipe.init) else source.on(mesh).model
     # The head that a run from nothing would have: no more of the model is computed.
-    head = model.head if keeps else jax.jit(lambda: parts.build_model().head)()
+    fresh = lambda: jax.device_get(jax.jit(lambda: parts.build_model().head)())
+    head = model.head if keeps else fresh()
 
     def build(model: Any, head: PyTree) -> PyTree:
         if source.images.channels != recipe.channels:
