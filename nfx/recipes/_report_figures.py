@@ -116,7 +116,8 @@ def depth_chart(
     def paint(figure: Any) -> None:
         axes = figure.subplots()
         looks = ({"color": ORANGE, "ls": "--", "marker": "s"}, {"color": BLUE, "marker": "o"})
-        for (label, values), look in zip(lines.items(), looks, strict=True):
+        # What is shown alone is as it is after training.
+        for (label, values), look in zip(lines.items(), looks[-len(lines) :], strict=True):
             axes.plot(range(len(places)), values, label=label, ms=3.5, **look)
         axes.set(xlabel="stage.block", ylabel=ylabel)
         _scale(axes, "log")
