@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks._measure import machine, markdown
+from nfx.train import without_pace
 
 
 NFX = (sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())")
@@ -90,7 +91,7 @@ class Run:
         path = self.directory / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [{**record, "seconds_per_step": 0} for record in whole]
+        return [without_pace(record) for record in whole]
 
     def finish(self) -> None:
         """Converts and trains to the end."""

@@ -54,6 +54,59 @@ def test_restores_to_the_sharding_that_is_asked_for(store):
     assert tree_digest(restored) == tree_digest(state())
 
 
+def save_scored(store, scores):
+    for step, score in scores.items():
+        store.save(step, state(step), score=score)
+    store.wait()
+
+
+def test_the_best_is_kept_beside_the_latest(store):
+    save_scored(store, {1: 0.1, 2: 0.9, 3: 0.3, 4: None, 5: 0.2})
+    assert store.steps() == [2, 4, 5]
+    assert store.best() == 2
+    assert store.scores() == {2: 0.9, 5: 0.2}
+    assert tree_digest(store.restore(state(), step="best")) == tree_digest(state(2))
+    assert tree_digest(store.restore(state())) == tree_digest(state(5))
+
+
+def test_training_goes_on_from_the_latest_and_not_from_the_best(store):
+    save_scored(store, {1: 0.9, 2: 0.1, 3: 0.2})
+    step, found = store.restore_newest(state())
+    assert step == 3
+    assert tree_digest(found) == tree_digest(state(3))
+
+
+def test_what_is_best_is_known_when_a_directory_is_opened_again(store):
+    save_scored(store, {1: 0.9, 2: 0.1})
+    with CheckpointStore(store.directory, keep=2) as again:
+        save_scored(again, {3: 0.2, 4: 0.3})
+        assert again.steps() == [1, 3, 4]
+    with CheckpointStore(store.directory, read_only=True) as looked_at:
+        assert looked_at.best() == 1
+
+
+def test_a_better_one_takes_the_place_of_the_best_and_so_does_a_later_equal_one(store):
+    save_scored(store, {1: 0.5, 2: 0.1, 3: 0.1})
+    assert store.steps() == [1, 2, 3]
+    save_scored(store, {4: 0.5})
+    assert store.steps() == [3, 4]
+    assert store.best() == 4
+
+
+def test_what_is_saved_again_has_its_new_score(store):
+    save_scored(store, {1: 0.5, 2: 0.9})
+    store.delete(2)
+    save_scored(store, {2: None})
+    assert store.scores() == {1: 0.5}
+
+
+def test_without_scores_there_is_no_best(store):
+    save_scored(store, {1: None, 2: None, 3: None})
+    assert store.steps() == [2, 3]
+    with pytest.raises(CheckpointError, match=r"No checkpoint that was evaluated .* steps 2, 3"):
+        store.restore(state(), step="best")
+
+
 def test_a_missing_checkpoint_is_named(store):
     with pytest.raises(CheckpointError, match=r"No checkpoint in .* it has no finished checkpoint"):
         store.restore(state())

@@ -1,6 +1,7 @@
 """`nfx predict` and `nfx models`, as typed."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -10,10 +11,12 @@ from PIL import Image
 import nfx
 from nfx.augment import normalize
 from nfx.cli import main
-from nfx.data import CentreView
+from nfx.data import CentreView, open_sources
 from nfx.models import model_sizes
-from nfx.recipes import predict
+from nfx.recipes import load_classifier, predict
+from nfx.recipes._predict import logits_on
 from nfx.serving import ImageFormat, name_images
+from nfx.sharding import make_mesh
 from nfx.weights import to_timm, write_weights
 
 
@@ -150,3 +153,66 @@ def test_models_are_listed_for_machines(capsys):
     }  # fmt: skip
     assert main(["models", "nothing*"]) == 1
     assert "No model is named like 'nothing*'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [{"data": 8}, {"data": 2, "fsdp": 2, "model": 2}])
+def test_logits_do_not_depend_on_the_mesh(weights, shape):
+    classifier = load_classifier(weights[0], model="timm/test_nfnet")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    one, other = (
+        logits_on(classifier, make_mesh(axes, jax.devices()[: math.prod(axes.values())]))(pixels)
+        for axes in ({"data": 1}, shape)
+    )
+    assert other.shape == (5, 4)
+    np.testing.assert_allclose(other, one, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Images of four classes, with a folder each; every tenth is held out."""
+    rng = np.random.default_rng(1)
+    for label in ("ant", "bee", "cat", "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{number:02}.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("mesh", ["data=8", "data=2,fsdp=2,model=2"])
+def test_weights_are_evaluated_on_a_folder_by_what_they_predict(weights, labelled, capsys, mesh):
+    path, _ = weights
+    options = ["--model", "timm/test_nfnet", "--image-size", "32", "--json"]
+    assert main(["evaluate", str(path), "--data", str(labelled), "--mesh", mesh, *options]) == 0
+    found = json.loads(capsys.readouterr().out)["weights"]
+    source = open_sources(str(labelled)).test
+    files = [labelled / source[index].name for index in range(len(source))]
+    labels = [source[index].label for index in range(len(source))]
+    predictions = predict(path, files, model="timm/test_nfnet", image_size=32, top=4)
+    scores = [{s.label: s.probability for s in each.classes} for each in predictions]
+    right = [max(row, key=row.get) == label for row, label in zip(scores, labels, strict=True)]
+    losses = [-np.log(row[label]) for row, label in zip(scores, labels, strict=True)]
+    assert found["examples"] == len(labels) == 8
+    assert found["accuracy"] == np.mean(right)
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "timm/test_nfnet"], "know no images: give some by --data DIR"),
+        (["--model", "timm/test_nfnet", "--data", "sample"], "knows 4 classes, and the images are"),
+        (["--data", "{data}"], "does not say which model it is of"),
+        (["--data", "{data}", "--step", "3"], "has no steps"),
+        (
+            ["--data", "{data}", "--model", "timm/test_nfnet", "--class-names", "{names}"],
+            "whose name is another is 'bat', and 'bee' in the images",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_evaluated(weights, labelled, tmp_path, capsys, options, message):
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbat\ncat\ndog\n")
+    options = [option.format(data=labelled, names=names) for option in options]
+    assert main(["evaluate", str(weights[0]), *options]) == 1
+    assert message in capsys.readouterr().err

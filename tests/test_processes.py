@@ -19,7 +19,7 @@ from nfx.cli import main
 from nfx.cli._launch import free_port, LaunchCommand, process_commands
 from nfx.cli._supervisor import Command, run_together
 from nfx.recipes import _opening
-from nfx.train import group_blocks, ProcessOptions
+from nfx.train import group_blocks, ProcessOptions, without_pace
 from tests.flags import QUICK_COMPILES
 
 
@@ -86,7 +86,7 @@ class Started:
         path = self.run_dir / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         records = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [{**record, "seconds_per_step": 0} for record in records]
+        return [without_pace(record) for record in records]
 
     def pids(self):
         """Of the processes that were started last."""

@@ -15,6 +15,7 @@ from PIL import Image
 from nfx.cli import main
 from nfx.optim import clipped_leaves, ema_parameters
 from nfx.recipes import build_parts, evaluate, get_recipe, recipe_from_config
+from nfx.train import Pace, without_pace
 from tests.flags import QUICK_COMPILES
 
 
@@ -68,7 +69,7 @@ def test_a_run_says_what_it_did_and_what_comes_next(finished):
     run_dir, output = finished
     compiling, done = output.index("Compiling the training step"), output.index("Test accuracy")
     assert compiling < output.index("step     16") < done
-    for hint in ("nfx evaluate", "--resume", "nfx train --data DIR", "--help"):
+    for hint in ("nfx report", "nfx evaluate", "--resume", "nfx train --data DIR", "--help"):
         assert hint in output[done:]
     found = result(run_dir)
     assert found["steps"] == 40
@@ -79,14 +80,26 @@ def test_a_run_says_what_it_did_and_what_comes_next(finished):
     config = json.loads((run_dir / "config.json").read_text())
     assert config["recipe"]["model"] == "nfnet_nano"
     assert config["versions"]["nfx"]
-    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["24", "32", "40"]
+
+
+def test_a_run_keeps_its_latest_checkpoints_and_the_best(finished):
+    run_dir, output = finished
+    accuracies = {
+        record["step"]: record["test_accuracy"]
+        for record in records(run_dir)
+        if "test_accuracy" in record
+    }
+    best = max(accuracies, key=lambda step: (accuracies[step], step))
+    kept = {int(path.name) for path in (run_dir / "checkpoints").iterdir()}
+    assert kept == {24, 32, 40, best}
+    assert (f"The best checkpoint is that of step {best}," in output) == (best != 40)
 
 
 def test_metrics_are_written_at_every_step(finished):
     steps = [record["step"] for record in records(finished[0]) if "loss" in record]
     assert steps == list(range(1, 41))
     first = records(finished[0])[0]
-    assert {"learning_rate", "clipped_share", "gradient_norm", "seconds_per_step"} <= first.keys()
+    assert {"learning_rate", "clipped_share", "gradient_norm", *Pace._fields} <= first.keys()
     assert 0 <= first["clipped_share"] <= 1
     assert first["nonfinite_units"] == 0
     assert first["largest_clip_ratio"] > 0
@@ -133,10 +146,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished):
     whole, resumed = result(finished[0]), result(run_dir)
     for key in ("params_digest", "test_accuracy", "test_loss", "train_loss"):
         assert resumed[key] == whole[key], key
-    logs = [
-        [{**record, "seconds_per_step": 0} for record in records(path)]
-        for path in (run_dir, finished[0])
-    ]
+    logs = [[without_pace(record) for record in records(path)] for path in (run_dir, finished[0])]
     assert logs[0] == logs[1]
 
 
@@ -204,7 +214,10 @@ def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
         (["--log-every", "0"], "at least 1"),
         (["--keep-checkpoints", "0"], "keep_checkpoints=0 must be at least 1"),
         (["--batch-size", "8000"], "must be at most the 5000 images"),
-        (["--batch-size", "8", "--cutmix"], "must give each of 8 devices an even number"),
+        (
+            ["--batch-size", "8", "--cutmix"],
+            "an even number of images at a time: each device has 1 of",
+        ),
         (["--run-dir", "/dev/null/run"], "Cannot write a run into '/dev/null/run'"),
     ],
 )

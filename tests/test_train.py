@@ -83,7 +83,7 @@ class Recorder:
     def __init__(self, stop_at=None):
         self.logged, self.saved, self.evaluated, self.stop_at = {}, [], [], stop_at
 
-    def log(self, step, metrics, seconds_per_step):
+    def log(self, step, metrics, pace):
         self.logged[step] = metrics
 
     def checkpoint(self, step, state, unlogged):

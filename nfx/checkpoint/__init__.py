@@ -4,4 +4,5 @@ from nfx.checkpoint._digest import leaf_digests as leaf_digests, tree_digest as 
 from nfx.checkpoint._store import (
     CheckpointError as CheckpointError,
     CheckpointStore as CheckpointStore,
+    Which as Which,
 )

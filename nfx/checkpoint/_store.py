@@ -1,25 +1,33 @@
 """Saving and restoring training state with Orbax."""
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nfx.checkpoint._digest import leaf_digests
 from nfx.checkpoint._files import damaged_files, ListedFolder
+from nfx.checkpoint._record import best_step, damage, is_sealed, LatestAndBest, make_record
 
 
 State = TypeVar("State", bound=PyTree)
 
+# Which checkpoint: of a step, that with the highest score, or the latest.
+Which = int | Literal["best"] | None
+
 # How long a save that failed waits until it is tried again: a full disk may be cleared meanwhile.
 _RETRY_SECONDS = 1.0
+
+
+# Where Orbax writes the record of a checkpoint.
+_RECORD = Path("record", "metadata")
 
 
 def _ignore(message: str) -> None:
@@ -51,20 +59,24 @@ class CheckpointStore:
 
         Args:
             directory: Where the checkpoints are.
-            keep: How many to keep, the latest; all by default.
+            keep: How many to keep, the latest, and with them the best if it is not among them; all
+                by default.
             read_only: Only look, as at a run that is going on. Otherwise the directory is created,
                 and what an interrupted save left in it removed.
             warn: Is told of what went wrong and was mended.
         """
         self.directory = Path(directory).absolute()
         self._keep, self._read_only, self._warn = keep, read_only, warn
+        self._scores: dict[int, float] = {}
         self._manager = self._open()
+        self._scores.update(self._saved_scores())
 
     def _open(self) -> ocp.CheckpointManager:
+        policy = None if self._keep is None else LatestAndBest(self._keep, self._scores)
         return ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep,
+                preservation_policy=policy,
                 create=not self._read_only,
                 cleanup_tmp_directories=not self._read_only,
                 read_only=self._read_only,
@@ -100,6 +112,18 @@ class CheckpointStore:
         """Returns the steps that have a finished checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
+    def scores(self) -> dict[int, float]:
+        """Returns the scores of the steps that were saved with one."""
+        return {step: self._scores[step] for step in self.steps() if step in self._scores}
+
+    def best(self) -> int | None:
+        """Returns the step with the highest score, the later of equal ones; None without any."""
+        return best_step(self._scores, self.steps())
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint."""
+        self._manager.delete(step)
+
     def save(
         self,
         step: int,
@@ -107,6 +131,7 @@ class CheckpointStore:
         config: Mapping[str, Any] | None = None,
         *,
         progress: Mapping[str, Any] | None = None,
+        score: float | None = None,
         blocking: bool = False,
     ) -> None:
         """Starts to save `state`; its buffers may be donated as soon as this returns.
@@ -119,19 +144,18 @@ class CheckpointStore:
             state: A pytree of arrays.
             config: What the run was told, as JSON, so that the checkpoint explains itself.
             progress: What else a run needs to go on, as JSON.
+            score: How good it is, by which the best is kept: higher is better.
             blocking: Return only when the checkpoint is on disk.
 
         Raises:
             CheckpointError: If it failed twice, or once in a run of several processes.
         """
-        record = {
-            "digests": leaf_digests(state),
-            "config": dict(config or {}),
-            "progress": dict(progress or {}),
-        }
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(state),
+            record=ocp.args.JsonSave(make_record(state, config, progress, score)),
         )
+        self._scores.pop(step, None)
+        self._scores.update({} if score is None else {step: score})
         failed = self._attempt(
             self._manager.wait_until_finished, f"The save before that of step {step}"
         )
@@ -183,6 +207,19 @@ class CheckpointStore:
         items = ocp.args.Composite(record=ocp.args.JsonRestore())
         return self._manager.restore(step, args=items)["record"]
 
+    def _saved_scores(self) -> dict[int, float]:
+        """The scores that checkpoints hold, but for damaged ones: restoring says what is wrong.
+
+        Orbax would wait for all processes at each, and they may see other checkpoints.
+        """
+        scores: dict[int, float] = {}
+        for step in self.steps():
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads((self.directory / str(step) / _RECORD).read_bytes())
+                if is_sealed(record) and record.get("score") is not None:
+                    scores[step] = record["score"]
+        return scores
+
     def restore_newest(self, like: State, *, newest: int | None = None) -> tuple[int, State] | None:
         """Loads the newest checkpoint that is whole, and puts damaged ones after it aside.
 
@@ -230,28 +267,20 @@ class CheckpointStore:
         ocp.multihost.sync_global_processes("nfx: damaged checkpoints are put aside")
         self._manager.reload()
 
-    def restore(self, like: State, *, step: int | None = None) -> State:
+    def restore(self, like: State, *, step: Which = None) -> State:
         """Loads a checkpoint.
 
         Args:
             like: A pytree of the same structure whose leaves, arrays or abstract, give shapes,
                 dtypes and shardings.
-            step: The step to load, the latest by default.
+            step: The step to load: see `find`.
 
         Raises:
             CheckpointError: If there is no such checkpoint, it holds another pytree, or its
                 data is damaged.
         """
         self.wait()
-        steps = self.steps()
-        step = step if step is not None else (steps[-1] if steps else None)
-        if step is None or step not in steps:
-            wanted = "No checkpoint" if step is None else f"No checkpoint of step {step}"
-            found = f"steps {', '.join(map(str, steps))}" if steps else "no finished checkpoint"
-            raise CheckpointError(
-                f"{wanted} in {str(self.directory)!r}: it has {found}. Check the directory, or "
-                "train first."
-            )
+        step = self.find(step)
         self._raise_if(damaged_files(self.directory / str(step)), step)
         try:
             restored = self._manager.restore(
@@ -268,25 +297,36 @@ class CheckpointStore:
                 "files are as they were written, and it is of another model or of another version "
                 f"of nfx ({_first_line(error)})."
             ) from error
-        self._raise_if(_damaged_arrays(restored["state"], restored["record"]["digests"]), step)
+        self._raise_if(damage(restored["state"], restored["record"]), step)
         return restored["state"]
 
-    def _raise_if(self, damage: str, step: int) -> None:
-        if damage:
+    def _raise_if(self, problem: str, step: int) -> None:
+        if problem:
             raise CheckpointError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}. "
+                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {problem}. "
                 "Remove the folder of that step to fall back on an earlier one: "
                 f"{_others(self.steps(), step)}."
             )
 
+    def find(self, which: Which) -> int:
+        """Returns the step of a checkpoint that is there.
 
-def _damaged_arrays(state: PyTree, saved: Mapping[str, str]) -> str:
-    """Which arrays are not those that were saved: every byte on the way to the disk and back."""
-    digests = leaf_digests(state)
-    damaged = [path for path, digest in digests.items() if digest != saved.get(path)]
-    return (
-        f"{len(damaged)} arrays are not what was saved, the first {damaged[0]!r}" if damaged else ""
-    )
+        Args:
+            which: A step; "best" for that with the highest score; None for the latest.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        steps = self.steps()
+        step = {None: max(steps, default=None), "best": self.best()}.get(which, which)
+        if isinstance(step, int) and step in steps:
+            return step
+        wanted = {None: "No checkpoint", "best": "No checkpoint that was evaluated"}
+        found = f"steps {', '.join(map(str, steps))}" if steps else "no finished checkpoint"
+        raise CheckpointError(
+            f"{wanted.get(which, f'No checkpoint of step {which}')} in {str(self.directory)!r}: it "
+            f"has {found}. Check the directory, or train first."
+        )
 
 
 def _latest(directory: Path) -> str:

@@ -29,6 +29,12 @@ _COMMANDS = {
     "evaluate": _Command(
         "nfx.cli._evaluate", "evaluate a run on its test images, or on others", True
     ),
+    "report": _Command(
+        "nfx.cli._report", "write a page about a run: curves, confusions, its worst mistakes", True
+    ),
+    "checkpoints": _Command(
+        "nfx.cli._checkpoints", "list, verify, average or remove the checkpoints of a run", True
+    ),
     "predict": _Command(
         "nfx.cli._predict", "name what is in images, by a run, weights, an artefact", True
     ),
@@ -134,7 +140,7 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10} {entry.summary}" for name, entry in _COMMANDS.items())
+    commands = "\n".join(f"  {name:<11} {entry.summary}" for name, entry in _COMMANDS.items())
     return f"""usage: nfx COMMAND [OPTIONS]
 
 Normalizer-free convolutional networks in JAX.

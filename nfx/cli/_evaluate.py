@@ -3,34 +3,54 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import tyro
 
-from nfx.data import BadImage
-from nfx.recipes import evaluate
+from nfx.data import BadImage, read_class_names
+from nfx.recipes import evaluate, evaluate_weights, find_run, SavedRun
+from nfx.train import Evaluation
+
+
+OnSkip = Callable[[str, int, BadImage], None]
+
+# Options that only weights have, and what is evaluated in words.
+_OF_WEIGHTS = ("model", "class_names", "image_size")
+_LABELS = {"ema": "averaged parameters", "raw": "raw parameters", "weights": "weights"}
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateCommand:
-    """Evaluate a run: its parameters as trained, and their average.
+    """Evaluate a run, its parameters as trained and their average, or weights from elsewhere.
 
     Attributes:
-        run: The run directory.
-        data: Other images, of the same classes, whose test images to take.
-        step: Step of the checkpoint; the latest by default.
+        what: A run directory (or RUN@STEP, RUN@best), weights on the Hugging Face Hub
+            (timm/dm_nfnet_f0.dm_in1k), or a file of weights (.safetensors, .npz).
+        data: The images whose test images to take: for a run others than its own, of the same
+            classes; for weights there must be some.
+        step: Step of a run's checkpoint, or "best" for the best by test accuracy; the latest by
+            default.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
-        bad_images: What to do with images that cannot be read; as the run did when it began, by
-            default. Those that are skipped do not count.
+        bad_images: What to do with images that cannot be read; by default as the run did when it
+            began, and for weights to raise an error. Those that are skipped do not count.
+        model: The name of the model that a file of weights is of: see `nfx models`.
+        class_names: A text file with the name of a class on each line, for weights. Without it
+            classes are in the order of the names of the folders.
+        image_size: Side that images are brought to, for weights; the model's test size by default.
+        offline: Look for weights in the cache only.
         json: Print JSON.
     """
 
-    run: Annotated[str, tyro.conf.Positional]
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|WEIGHTS")]
     data: str = ""
-    step: int | None = None
+    step: int | Literal["best"] | None = None
     mesh: str = "data=all"
     bad_images: Literal["raise", "skip"] | None = None
+    model: str | None = None
+    class_names: str | None = None
+    image_size: int | None = None
+    offline: bool = False
     json: bool = False
 
 
@@ -38,24 +58,68 @@ def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and evaluates."""
     command = tyro.cli(EvaluateCommand, prog="nfx evaluate", args=arguments)
     skipped: list[BadImage] = []
-    evaluation = evaluate(
-        command.run,
-        data=command.data,
-        step=command.step,
-        mesh=command.mesh,
-        bad_images=command.bad_images,
-        on_skip=lambda split, count, bad: skipped.append(bad),
-    )
+
+    def take(split: str, count: int, bad: BadImage) -> None:
+        skipped.append(bad)
+
+    run = find_run(command.what)
+    evaluations = _of_run(run, command, take) if run else _of_weights(command, take)
     if skipped:
         print(
             f"nfx: {len(skipped):,} images cannot be used and do not count; the first is "
             f"{skipped[0].name!r}: {skipped[0].reason}",
             file=sys.stderr,
         )
-    if command.json:
-        print(json.dumps({name: part._asdict() for name, part in evaluation._asdict().items()}))
-        return 0
-    print(f"{evaluation.ema.examples:,} images of the test set, each seen once:")
-    for label, part in (("averaged", evaluation.ema), ("raw", evaluation.raw)):
-        print(f"  {label} parameters:  accuracy {part.accuracy:.2%}  loss {part.loss:.4f}")
+    show = _as_json if command.json else _as_text
+    print(show(evaluations))
     return 0
+
+
+def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
+    _refuse(command, "A run knows its model, its classes and its images", _OF_WEIGHTS)
+    evaluation = evaluate(
+        run.path,
+        data=command.data,
+        step=run.step if command.step is None else command.step,
+        mesh=command.mesh,
+        bad_images=command.bad_images,
+        on_skip=on_skip,
+    )
+    return {"ema": evaluation.ema, "raw": evaluation.raw}
+
+
+def _of_weights(command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
+    _refuse(command, "A file of weights has no steps, and a run is a folder", ("step",))
+    evaluation = evaluate_weights(
+        command.what,
+        command.data,
+        model=command.model,
+        class_names=read_class_names(command.class_names),
+        image_size=command.image_size,
+        mesh=command.mesh,
+        bad_images=command.bad_images or "raise",
+        on_skip=on_skip,
+        offline=command.offline,
+    )
+    return {"weights": evaluation}
+
+
+def _refuse(command: EvaluateCommand, reason: str, options: Sequence[str]) -> None:
+    for option in options:
+        if getattr(command, option) is not None:
+            raise ValueError(f"{reason}: leave --{option.replace('_', '-')} out.")
+
+
+def _as_json(evaluations: Mapping[str, Evaluation]) -> str:
+    return json.dumps({name: part._asdict() for name, part in evaluations.items()})
+
+
+def _as_text(evaluations: Mapping[str, Evaluation]) -> str:
+    examples = next(iter(evaluations.values())).examples
+    return "\n".join([
+        f"{examples:,} images of the test set, each seen once:",
+        *(
+            f"  {_LABELS[name]}:  accuracy {part.accuracy:.2%}  loss {part.loss:.4f}"
+            for name, part in evaluations.items()
+        ),
+    ])  # fmt: skip

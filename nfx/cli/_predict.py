@@ -28,6 +28,8 @@ class PredictCommand:
         image_size: Side that images are brought to; by default the run's or the model's.
         batch_size: Images at a time.
         offline: Look for weights in the cache only.
+        mesh: Devices to use, as in training, but for artefacts; the images of a batch are split
+            over all of them by default.
         json: Print JSON: one line an image.
     """
 
@@ -39,6 +41,7 @@ class PredictCommand:
     image_size: int | None = None
     batch_size: int = 32
     offline: bool = False
+    mesh: str = "data=all"
     json: bool = False
 
 
@@ -82,6 +85,7 @@ def _by_model(command: PredictCommand, files: list[Path]) -> Iterator[Prediction
         image_size=command.image_size,
         batch_size=command.batch_size,
         offline=command.offline,
+        mesh=command.mesh,
     )
 
 

@@ -27,6 +27,7 @@ from nfx.recipes import (
 )
 from nfx.train import (
     initialize_processes,
+    is_first_process,
     ProcessOptions,
     RunDirectory,
     stop_on_signals,
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         args=arguments,
         default=TrainCommand(name, "", False, recipe, RunOptions(), ProcessOptions()),
     )
+    initialize_processes(command.processes)
     if command.dry_run:
         return _dry_run(command)
     stop = StopRequest()
@@ -93,17 +95,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _dry_run(command: TrainCommand) -> int:
-    recipe, say = command.hyperparameters, ft.partial(print, file=sys.stderr, flush=True)
-    print(recipe_to_toml(recipe))
-    seen, classes = recipe.steps * recipe.batch_size, None
-    print(f"# {recipe.steps:,} steps of {recipe.batch_size:,}: {seen:,} images")
+    recipe, classes = command.hyperparameters, None
+    speaks = is_first_process()
+    out = Console(quiet=not speaks)
+    write = ft.partial(out.print, highlight=False, markup=False, soft_wrap=True)
+    write(recipe_to_toml(recipe))
+    seen = recipe.steps * recipe.batch_size
+    write(f"# {recipe.steps:,} steps of {recipe.batch_size:,}: {seen:,} images")
     if recipe.data:
         train = open_recipe_sources(recipe).train
         classes = len(train.class_names)
-        print(f"# {seen / len(train):.1f} epochs of {len(train):,} images of {classes:,} classes")
+        write(f"# {seen / len(train):.1f} epochs of {len(train):,} images of {classes:,} classes")
     options = CompileOptions(mesh=command.run.mesh, classes=classes)
+    say = Console(stderr=True, quiet=not speaks).print
     program = compile_recipe(recipe, options, progress=ft.partial(timed, say=say))
-    Console().print(report_table(program.report))
+    out.print(report_table(program.report))
     return 0
 
 

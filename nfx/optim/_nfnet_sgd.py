@@ -17,10 +17,12 @@ class ParameterGroups(NamedTuple):
     Attributes:
         unclipped: Leaves that AGC leaves alone: the classifier's weight, not its bias.
         undecayed: Leaves without weight decay: every gain and bias.
+        trained: The only leaves that are trained; none for all of them.
     """
 
     unclipped: tuple[str, ...] = ("head/weight",)
     undecayed: tuple[str, ...] = ("gain", "skip_gain", "bias")
+    trained: tuple[str, ...] = ()
 
 
 OFFICIAL_GROUPS = ParameterGroups()
@@ -49,14 +51,13 @@ def nfnet_sgd(
         weight_decay: L2 penalty.
         momentum: Of the Nesterov momentum.
         ema: Decay of the parameters' average.
-        groups: Which leaves are neither clipped nor decayed.
+        groups: Which leaves are not clipped, not decayed, or not trained.
 
     References:
         Brock et al. (2021), arXiv:2102.06171, section 4; official code, `experiment_nfnets`.
     """
-
-    def decayed(params: PyTree) -> PyTree[bool]:
-        return jax.tree.map(lambda undecayed: not undecayed, mask_by_path(params, groups.undecayed))
+    decayed = lambda params: _all_but(params, groups.undecayed)
+    frozen = lambda params: _all_but(params, groups.trained)
 
     clip = (
         optax.identity()
@@ -67,5 +68,10 @@ def nfnet_sgd(
         clip,
         optax.add_decayed_weights(weight_decay, mask=decayed),
         optax.sgd(learning_rate, momentum, nesterov=True),
+        *([optax.masked(optax.set_to_zero(), frozen)] if groups.trained else []),
         parameter_ema(ema),
     )
+
+
+def _all_but(params: PyTree, patterns: tuple[str, ...]) -> PyTree[bool]:
+    return jax.tree.map(lambda matches: not matches, mask_by_path(params, patterns))

@@ -49,6 +49,9 @@ _PIXELS = {
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
+# What `freeze` leaves to be trained.
+_TRAINED = {"none": (), "backbone": ("head/weight", "head/bias")}
+
 
 class Parts(NamedTuple):
     """What a recipe stands for.
@@ -166,6 +169,7 @@ def _optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransf
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         ema=recipe.ema,
+        groups=OFFICIAL_GROUPS._replace(trained=_TRAINED[recipe.freeze]),
     )
     if recipe.sharpness_radius:
         optimizer = sharpness_aware(optimizer, recipe.sharpness_radius)

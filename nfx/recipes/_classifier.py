@@ -1,22 +1,35 @@
 """A trained classifier, wherever it comes from: a run, a file of weights, the Hub."""
 
 import dataclasses
+import functools as ft
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 
-from nfx.data import CentreView, no_images, Splits
+from nfx.data import CentreView
 from nfx.graph import unstack_blocks
 from nfx.models import create_model, initial_statistics, model_card, model_variant
-from nfx.recipes._build import build_parts
-from nfx.recipes._evaluation import restore_run
+from nfx.recipes._build import Parts
+from nfx.recipes._evaluation import parts_without_images, restore_run
 from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config
+from nfx.recipes._saved import find_run, SavedRun
 from nfx.serving import check_positive, ImageFormat
-from nfx.train import RunDirectory
-from nfx.weights import load_pretrained, pretrained_model
+from nfx.sharding import replicated
+from nfx.train import RunDirectory, state_shardings
+from nfx.weights import (
+    load_pretrained,
+    pretrained_model,
+    read_description,
+    to_official,
+    to_timm,
+    write_weights,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +50,20 @@ class Classifier:
     images: ImageFormat
     class_names: tuple[str, ...]
 
+    def on(self, mesh: Mesh) -> "Classifier":
+        """Returns the classifier with its network split over a mesh as a run's would be.
+
+        Of several processes all must have it, and call this.
+        """
+        place = lambda leaf, sharding: jax.make_array_from_callback(
+            leaf.shape, sharding, np.asarray(leaf).__getitem__
+        )
+        return dataclasses.replace(
+            self,
+            model=jax.tree.map(place, self.model, state_shardings(self.model, mesh)),
+            statistics=jax.tree.map(ft.partial(place, sharding=replicated(mesh)), self.statistics),
+        )
+
 
 def load_classifier(
     what: str | Path,
@@ -45,17 +72,19 @@ def load_classifier(
     class_names: Sequence[str] | None = None,
     image_size: int | None = None,
     offline: bool = False,
+    mesh: Mesh | None = None,
 ) -> Classifier:
     """Loads a classifier.
 
     Args:
-        what: A run directory, whose averaged parameters are used, or weights: see
-            `nfx.load_pretrained`.
-        model: The model's name, for a file of weights.
+        what: A run directory, whose averaged parameters are used, of its latest checkpoint or, as
+            RUN@STEP and RUN@best, of another; or weights: see `nfx.load_pretrained`.
+        model: The model's name, for a file of weights that does not say it.
         class_names: Names of the classes, for weights that do not come with them.
         image_size: Side of the square that images are brought to; by default what the run was
             trained on, or the model's test size.
         offline: Whether to look for weights in the cache only.
+        mesh: Where a run's parameters will live, by default on one device.
 
     Raises:
         ValueError: If something is missing or does not fit.
@@ -63,11 +92,40 @@ def load_classifier(
         CheckpointError: If its last checkpoint is damaged.
     """
     check_positive(image_size=image_size)
-    if Path(what).expanduser().is_dir():
-        return _from_run(what, image_size, class_names)
+    if run := find_run(what):
+        return _from_run(run, image_size, class_names, mesh)
     name = pretrained_model(what, model)
     network = load_pretrained(what, model=name, offline=offline)
-    return _classifier(name, network, image_size, class_names)
+    described = read_description(what)
+    if "images" not in described:
+        return _classifier(name, network, image_size, class_names)
+    stored = {**described["images"], "size": image_size or described["images"]["size"]}
+    pixels = {name: tuple(stored[name]) for name in ("mean", "std")}  # JSON has lists
+    images = ImageFormat(**{**stored, **pixels})
+    names = tuple(class_names or described["class_names"])
+    return Classifier(name, network, initial_statistics(network), images, names)
+
+
+def save_classifier(classifier: Classifier, path: str | Path) -> None:
+    """Writes a classifier as a file of weights that says what it is of: `load_classifier` reads it.
+
+    The names of its arrays are those of its lineage, the official code's or timm's.
+
+    Args:
+        classifier: What to write.
+        path: Where, with the suffix `.safetensors`.
+
+    Raises:
+        ValueError: If the model is of neither lineage.
+        WeightsError: If the file cannot be written.
+    """
+    names_of = to_timm if model_card(classifier.name).lineage == "timm" else to_official
+    description = {
+        "model": classifier.name,
+        "images": dataclasses.asdict(classifier.images),
+        "class_names": classifier.class_names,
+    }
+    write_weights(path, names_of(classifier.model), description)
 
 
 def random_classifier(
@@ -90,16 +148,38 @@ def random_classifier(
 
 
 def _from_run(
-    run: str | Path, image_size: int | None, class_names: Sequence[str] | None
+    run: SavedRun,
+    image_size: int | None,
+    class_names: Sequence[str] | None,
+    mesh: Mesh | None,
 ) -> Classifier:
-    directory = RunDirectory.open(run)
-    recipe = recipe_from_config(directory.config)
+    directory = RunDirectory.open(run.path)
     if class_names is not None:
-        raise ValueError(f"The run in {str(run)!r} knows the names of its classes: leave them out.")
-    names = tuple(directory.config["class_names"])
-    nothing = no_images(names)  # from the classes alone the shape of the model follows
-    parts = build_parts(recipe, Splits(nothing, nothing))
-    state = restore_run(directory, parts)
+        raise ValueError(
+            f"The run in {str(run.path)!r} knows the names of its classes: leave them out."
+        )
+    parts = parts_without_images(directory)
+    state = restore_run(directory, parts, mesh, step=run.step)
+    return run_classifier(directory, parts, state.ema, state.statistics, image_size)
+
+
+def run_classifier(
+    directory: RunDirectory,
+    parts: Parts,
+    model: PyTree,
+    statistics: PyTree,
+    image_size: int | None = None,
+) -> Classifier:
+    """Returns parameters of a run as a classifier.
+
+    Args:
+        directory: The run.
+        parts: What its recipe stands for.
+        model: The parameters.
+        statistics: Their state: see `nfx.models.initial_statistics`.
+        image_size: Side of the images, by default what the run is judged at.
+    """
+    recipe = recipe_from_config(directory.config)
     transform = evaluation_transform(recipe)
     whole = not isinstance(transform, CentreView)  # the sample, which is evaluated as it is stored
     images = ImageFormat(
@@ -110,8 +190,9 @@ def _from_run(
         crop=1.0 if whole else transform.crop,
         view="timm" if whole else transform.rule,
     )
-    network = unstack_blocks(state.ema) if recipe.stack else state.ema
-    return Classifier(recipe.model, network, state.statistics, images, names)
+    network = unstack_blocks(model) if recipe.stack else model
+    names = tuple(directory.config["class_names"])
+    return Classifier(recipe.model, network, statistics, images, names)
 
 
 def _classifier(

@@ -80,11 +80,18 @@ def _caption(target: np.ndarray, class_names: Sequence[str]) -> str:
     return "\n".join(f"{target[label]:.0%} {class_names[label]}" for label in labels)
 
 
+def picture_of(pixels: np.ndarray) -> "Image.Image":
+    """Makes a picture of an image on a scale of 0 to 255, with one or three channels last."""
+    from PIL import Image
+
+    rounded = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+    return Image.fromarray(rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
+
+
 def _tile(image: np.ndarray) -> "Image.Image":
     from PIL import Image
 
-    pixels = np.clip(np.round(255 * image), 0, 255).astype(np.uint8)
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    picture = picture_of(255 * image).convert("RGB")
     if picture.width < _SMALLEST_TILE:  # by a whole number, so that pixels stay squares
         scale = -(-_SMALLEST_TILE // picture.width)
         picture = picture.resize(

@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
-from nfx.checkpoint import CheckpointStore
-from nfx.data import BadImage
+from nfx.checkpoint import CheckpointStore, Which
+from nfx.data import BadImage, no_images, Splits
 from nfx.recipes._build import abstract_batch, build_parts, Parts
 from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import recipe_from_config
@@ -20,6 +21,7 @@ from nfx.train import (
     Evaluation,
     EvaluationCounts,
     make_evaluation_step,
+    Preprocessing,
     run_evaluation,
     RunDirectory,
     TrainState,
@@ -42,7 +44,7 @@ def evaluate(
     run_dir: str | Path,
     *,
     data: str = "",
-    step: int | None = None,
+    step: Which = None,
     mesh: str = "data=all",
     bad_images: Literal["raise", "skip"] | None = None,
     on_skip: Callable[[str, int, BadImage], None] | None = None,
@@ -53,7 +55,8 @@ def evaluate(
         run_dir: The run directory.
         data: Other images, of the same classes, whose test images to take: see
             `nfx.data.open_sources`.
-        step: The step of the checkpoint, the latest by default.
+        step: The step of the checkpoint, or "best" for the best by test accuracy; the latest by
+            default.
         mesh: Devices to use, as in training; any, whatever the run was trained on.
         bad_images: What to do with images that cannot be used; by default as the run did when it
             began.
@@ -81,11 +84,21 @@ def evaluate(
     devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
     state = restore_run(directory, parts, devices, step=step)
     feed = Feed(parts.images, devices, on_skip or (lambda split, count, bad: None))
-    return evaluate_state(compile_evaluation(state, parts, feed), state, feed)
+    compiled = compile_evaluation(state.model, state.statistics, parts.preprocessing, feed)
+    return evaluate_state(compiled, state, feed)
+
+
+def parts_without_images(directory: RunDirectory) -> Parts:
+    """Returns what a run's recipe stands for, where its images need not be.
+
+    From the names of the classes alone the shape of the model follows.
+    """
+    nothing = no_images(directory.config["class_names"])
+    return build_parts(recipe_from_config(directory.config), Splits(nothing, nothing))
 
 
 def restore_run(
-    directory: RunDirectory, parts: Parts, mesh: Mesh | None = None, *, step: int | None = None
+    directory: RunDirectory, parts: Parts, mesh: Mesh | None = None, *, step: Which = None
 ) -> TrainState:
     """Reads the state of a run from a checkpoint.
 
@@ -93,7 +106,7 @@ def restore_run(
         directory: The run.
         parts: What its recipe stands for.
         mesh: Where the state will live, by default on one device.
-        step: The step of the checkpoint, the latest by default.
+        step: The step of the checkpoint, or "best"; the latest by default.
 
     Raises:
         CheckpointError: If there is no such checkpoint, or it is damaged.
@@ -104,11 +117,13 @@ def restore_run(
         return store.restore(like, step=step)
 
 
-def compile_evaluation(state: TrainState, parts: Parts, feed: Feed) -> jax.stages.Compiled:
-    """Compiles the step that evaluates a state; of several processes all must call it."""
-    step = make_evaluation_step(parts.preprocessing, feed.mesh)
+def compile_evaluation(
+    model: PyTree, statistics: PyTree, preprocessing: Preprocessing, feed: Feed
+) -> jax.stages.Compiled:
+    """Compiles the step that evaluates a model; of several processes all must call it."""
+    step = make_evaluation_step(preprocessing, feed.mesh)
     batch = abstract_batch(feed.images.test, feed.evaluation_size, feed.mesh)
-    return compile_for_all(step, state.model, state.statistics, batch, name="evaluation step")
+    return compile_for_all(step, model, statistics, batch, name="evaluation step")
 
 
 def evaluate_state(

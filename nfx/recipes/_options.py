@@ -27,12 +27,15 @@ class RunOptions:
         log_every: Steps between records in metrics.jsonl.
         evaluate_every: Steps between evaluations on the test images.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: How many checkpoints to keep, the latest.
+        keep_checkpoints: How many checkpoints to keep, the latest. The best by test accuracy is
+            kept beside them: one that was evaluated at its own step.
         on_nonfinite: What to do when the loss or the gradient of a step is not finite: "raise" to
             stop, or "skip" to go back to the last checkpoint and leave the step's batch out, at
             most five times.
         hang_timeout: Seconds without a step after which the stacks of all threads are written to
             standard error and into the run directory; 0 for never.
+        wandb: A project of Weights & Biases to show the metrics in too (pip install 'nfx[wandb]').
+            TensorBoard has them if tensorboardX is installed.
     """
 
     run_dir: str = ""
@@ -47,6 +50,7 @@ class RunOptions:
     keep_checkpoints: int = 3
     on_nonfinite: Literal["raise", "skip"] = "raise"
     hang_timeout: float = 1800.0
+    wandb: str = ""
 
     @property
     def loading(self) -> Loading:

@@ -1,19 +1,22 @@
 """What a trained network sees in images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jax.sharding import Mesh, PartitionSpec as P
+from jaxtyping import Array, PyTree
 
 from nfx.aot import pixels_to_logits
 from nfx.data import list_images
-from nfx.recipes._classifier import load_classifier
+from nfx.recipes._classifier import Classifier, load_classifier
 from nfx.serving import check_positive, name_images, Prediction
+from nfx.sharding import batch_shards, batch_spec, make_mesh, parse_mesh_shape, place_batch
+from nfx.train import shard_model
 
 
-def predict(
+def predict(  # noqa: PLR0913 (one for each thing that may differ)
     what: str | Path,
     images: Sequence[str | Path],
     *,
@@ -23,6 +26,7 @@ def predict(
     image_size: int | None = None,
     batch_size: int = 32,
     offline: bool = False,
+    mesh: str = "data=all",
 ) -> Iterator[Prediction]:
     """Yields the most probable classes of images.
 
@@ -39,6 +43,7 @@ def predict(
             trained on, or the model's test size.
         batch_size: Images at a time.
         offline: Whether to look for weights in the cache only.
+        mesh: Devices to use, as "data=4,fsdp=2".
 
     Raises:
         ValueError: If something is missing or does not fit, or a file is not an image.
@@ -49,13 +54,24 @@ def predict(
         what, model=model, class_names=class_names, image_size=image_size, offline=offline
     )
 
-    @jax.jit
-    def run(model: object, statistics: object, pixels: Array) -> Array:
-        return pixels_to_logits(model, statistics, pixels, classifier.images)
-
-    def logits(pixels: np.ndarray) -> Array:
-        return run(classifier.model, classifier.statistics, pixels)
-
+    logits = logits_on(classifier, make_mesh(parse_mesh_shape(mesh, jax.device_count())))
     return name_images(
         files, classifier.images, classifier.class_names, logits, top=top, batch_size=batch_size
     )
+
+
+def logits_on(classifier: Classifier, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what computes the logits of a batch of any size, split over a mesh."""
+    placed, split = classifier.on(mesh), batch_spec(mesh)
+
+    def forward(model: PyTree, statistics: PyTree, pixels: Array) -> Array:
+        return pixels_to_logits(model, statistics, pixels, classifier.images)
+
+    run = jax.jit(shard_model(forward, mesh, in_specs=(P(), split), out_specs=split))
+
+    def logits(pixels: np.ndarray) -> np.ndarray:
+        padding = [(0, -len(pixels) % batch_shards(mesh)), (0, 0), (0, 0), (0, 0)]
+        batch = place_batch(np.pad(pixels, padding), mesh)
+        return np.asarray(run(placed.model, placed.statistics, batch))[: len(pixels)]
+
+    return logits

@@ -33,6 +33,12 @@ class Recipe:
             skip them: another is drawn, and the run directory lists them.
         bad_share: Stop when more than this share of the images is skipped.
         model: A name that `nfx models` lists, as nfnet_micro or nf_regnet_b0.
+        init: What to start from, in place of random parameters: the averaged ones of a run, of its
+            latest checkpoint or of RUN@STEP or RUN@best; a file of weights; or weights on the
+            Hugging Face Hub, as timm/dm_nfnet_f0.dm_in1k. The classifier is kept if the classes
+            are the same, and otherwise a fresh one.
+        freeze: What is not trained: all but the classifier ("backbone"), or nothing. What is
+            frozen costs as much as what is not.
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
         learning_rate: Peak rate for a batch of 256; it is scaled to the batch size.
@@ -83,6 +89,8 @@ class Recipe:
     bad_images: Literal["raise", "skip"] = "raise"
     bad_share: float = 0.01
     model: str = "nfnet_micro"
+    init: str = ""
+    freeze: Literal["none", "backbone"] = "none"
     steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 1.2

@@ -20,11 +20,14 @@ from nfx.recipes._opening import open_directory
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
 from nfx.recipes._session import cadence_of, Guard, Session
+from nfx.recipes._start import absolute_start, check_start
 from nfx.sharding import make_mesh, parse_mesh_shape
 from nfx.train import (
     BadImagesLog,
+    check_wandb,
     Display,
     HangWatch,
+    has_begun,
     idle_axes,
     is_first_process,
     lock_directory,
@@ -72,6 +75,7 @@ def train(
     if recipe.data not in ("", "sample", "noise"):
         # So that the run can be continued and evaluated from anywhere.
         recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
+    recipe = dataclasses.replace(recipe, init=absolute_start(recipe.init))
     mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
@@ -95,14 +99,15 @@ def train(
         guard = Guard(watch, stop or StopRequest(), NonfiniteLog(directory.path))
         session = Session(recipe, options, parts, feed, store, display, directory, guard)
         state, evaluation, latest = session.run()
+        best = store.best(), store.scores()
     if evaluation is None:
         wait_for_all("stopped")
         raise _stopped(guard.stop, int(state.step), directory)
-    result = _result(state, evaluation, latest, time.monotonic() - began)
+    result = _result(state, evaluation, latest, time.monotonic() - began) | _devices(mesh)
     if writes:
         directory.write_result(result)
         plot_clipping(directory.path, clipped_leaves(state.opt_state))
-    display.say(_closing_words(directory, result))
+    display.say(_closing_words(directory, result) + _best_words(directory, *best))
     wait_for_all("finished")
     return directory
 
@@ -125,7 +130,11 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
         )
     if options.keep_checkpoints < 1:
         raise ValueError(f"keep_checkpoints={options.keep_checkpoints} must be at least 1.")
+    check_wandb(options.wandb)
     jax.eval_shape(parts.build_model)
+    begun = options.resume or (options.resume_if_begun and has_begun(options.run_dir))
+    if recipe.init and not begun:
+        check_start(recipe)
 
 
 def _warning(display: Display) -> Callable[[str], None]:
@@ -160,6 +169,10 @@ def _result(
     }
 
 
+def _devices(mesh: Mesh) -> dict[str, Any]:
+    return {"platform": mesh.devices.flat[0].platform, "mesh": dict(mesh.shape)}
+
+
 def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirectory) -> str:
     train, test = parts.images
     platform = mesh.devices.flat[0].platform
@@ -182,11 +195,23 @@ def _closing_words(directory: RunDirectory, result: dict[str, Any]) -> str:
     return (
         f"\nTest accuracy {result['test_accuracy']:.1%} in {result['wall_seconds']:.0f} s; "
         f"everything about the run is in {path}\n\n"
+        f"Look at it:             nfx report {path}\n"
         f"Evaluate it again:      nfx evaluate {path}\n"
         f"Resume after a stop:    nfx train --run-dir {path} --resume\n"
         "Train on your images:   nfx train --data DIR    (DIR/train/CLASS/*.jpg and "
         "DIR/test/CLASS/*.jpg)\n"
         "Everything there is:    nfx train --help"
+    )
+
+
+def _best_words(directory: RunDirectory, best: int | None, scores: Mapping[int, float]) -> str:
+    """What is said of the best checkpoint, if it is not the last."""
+    if best is None or best == max(scores):
+        return ""
+    return (
+        f"\n\nThe best checkpoint is that of step {best:,}, with a test accuracy of "
+        f"{scores[best]:.1%}:\n"
+        f"Evaluate it:            nfx evaluate {_shown(directory.path)} --step best"
     )
 
 

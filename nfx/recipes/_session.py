@@ -13,6 +13,7 @@ from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvalu
 from nfx.recipes._feed import Feed
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
+from nfx.recipes._start import start_from
 from nfx.train import (
     abstract_state,
     Cadence,
@@ -27,6 +28,8 @@ from nfx.train import (
     NonfiniteStep,
     NotFiniteError,
     number_of_first,
+    open_boards,
+    Pace,
     run_training,
     RunDirectory,
     StopRequest,
@@ -91,8 +94,7 @@ class Session:
         """
         while True:
             state, unlogged = self._first_state()
-            first, writes = int(state.step), is_first_process()
-            with MetricsLog(self.directory.path, step=first, writes=writes) as log:
+            with self._metrics_log(int(state.step)) as log:
                 observer = _Observer(self, log)
                 try:
                     state = self._fit(state, unlogged, observer)
@@ -105,12 +107,19 @@ class Session:
                 self.store.wait()
                 return state, evaluation, log.latest
 
+    def _metrics_log(self, step: int) -> MetricsLog:
+        writes, project = is_first_process(), self.options.wandb
+        boards = open_boards(self.directory, step=step, wandb_project=project) if writes else ()
+        return MetricsLog(self.directory.path, step=step, boards=boards, writes=writes)
+
     def measure(self, state: TrainState) -> RunEvaluation:
         """Evaluates a state on the test images."""
         watch = self.guard.watch
         if self._evaluation_step is None:
             with watch.paused():
-                self._evaluation_step = compile_evaluation(state, self.parts, self.feed)
+                self._evaluation_step = compile_evaluation(
+                    state.model, state.statistics, self.parts.preprocessing, self.feed
+                )
         compiled = self._evaluation_step
 
         def step(*arguments: Any) -> EvaluationCounts:
@@ -125,15 +134,25 @@ class Session:
         store.wait()
         newest = number_of_first(max(store.steps(), default=-1))
         if newest < 0:
-            with self.display.timed("Initialising the parameters"):
-                state = create_state(parts.build_model, parts.optimizer, mesh)
-                return jax.block_until_ready(state), ()
+            return jax.block_until_ready(self._new_state()), ()
         like = abstract_state(parts.build_model, parts.optimizer, mesh)
         restored = store.restore_newest(like, newest=newest)
         assert restored is not None  # there is one, or it raises
         step, state = restored
         self.display.say(f"Resumed from the checkpoint of step {step:,}.")
         return state, store.progress(step).get("unlogged", ())
+
+    def _new_state(self) -> TrainState:
+        """The state of step 0, which is saved if it is from weights: they may not stay there."""
+        recipe, parts, mesh = self.recipe, self.parts, self.feed.mesh
+        if not recipe.init:
+            with self.display.timed("Initialising the parameters"):
+                return create_state(parts.build_model, parts.optimizer, mesh)
+        with self.display.timed("Loading the weights to start from"):
+            state, words = start_from(recipe, parts, mesh)
+        self.display.say(words)
+        self.store.save(0, state, self.directory.config)
+        return state
 
     def _fit(self, state: TrainState, unlogged: _Unlogged, observer: "_Observer") -> TrainState:
         """Compiles the step and trains with it."""
@@ -153,6 +172,7 @@ class Session:
         guard.stop.has_work = True
         guard.watch.report()  # the first batch may be what never comes
         cadence = cadence_of(recipe, self.options)
+        self.display.begin(first_step)
         return run_training(
             self._training_step, state, batches, parts.key, cadence, observer, unlogged=unlogged
         )
@@ -199,11 +219,12 @@ class _Observer:
 
     def __init__(self, session: Session, log: MetricsLog):
         self.evaluation: RunEvaluation | None = None
+        self._evaluated = -1  # at which step
         self._session, self._log, self._stops = session, log, False
 
-    def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
-        self._log.write(step, {**metrics, "seconds_per_step": seconds_per_step})
-        self._session.display.update(step, metrics, seconds_per_step)
+    def log(self, step: int, metrics: Mapping[str, Any], pace: Pace) -> None:
+        self._log.write(step, {**metrics, **pace._asdict()})
+        self._session.display.update(step, self._log.latest)
 
     def stops(self, step: int, together: bool) -> bool:
         self._session.guard.watch.report()
@@ -212,11 +233,13 @@ class _Observer:
 
     def checkpoint(self, step: int, state: TrainState, unlogged: _Unlogged) -> None:
         session = self._session
+        evaluation = self.evaluation if step == self._evaluated else None
         session.store.save(
             step,
             state,
             session.directory.config,
             progress={"unlogged": list(unlogged)},
+            score=evaluation and evaluation.ema.accuracy,
             blocking=self._stops or step == session.recipe.steps,
         )
 
@@ -232,7 +255,7 @@ class _Observer:
             f"step {step:>6,}  loss {self._log.latest['loss']:.3f}  "
             f"test accuracy {evaluation.ema.accuracy:.1%} (raw {evaluation.raw.accuracy:.1%})"
         )
-        self.evaluation = evaluation
+        self.evaluation, self._evaluated = evaluation, step
         return evaluation
 
 

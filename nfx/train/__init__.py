@@ -1,6 +1,11 @@
 """Training and evaluation."""
 
 from nfx.train._bad_images import BadImagesLog as BadImagesLog
+from nfx.train._boards import (
+    Board as Board,
+    check_wandb as check_wandb,
+    open_boards as open_boards,
+)
 from nfx.train._display import Display as Display, timed as timed
 from nfx.train._gradients import check_microbatches as check_microbatches
 from nfx.train._hang import HangWatch as HangWatch
@@ -21,6 +26,12 @@ from nfx.train._losses import (
 )
 from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
 from nfx.train._nonfinite import NonfiniteLog as NonfiniteLog, NonfiniteStep as NonfiniteStep
+from nfx.train._outcomes import (
+    make_outcome_step as make_outcome_step,
+    Outcomes as Outcomes,
+    run_outcomes as run_outcomes,
+)
+from nfx.train._pace import Pace as Pace, without_pace as without_pace
 from nfx.train._placement import (
     idle_axes as idle_axes,
     shard_gradients as shard_gradients,
@@ -35,7 +46,10 @@ from nfx.train._plan import (
     plan_step as plan_step,
 )
 from nfx.train._plan_table import plan_tables as plan_tables
-from nfx.train._plots import plot_clipping as plot_clipping
+from nfx.train._plots import (
+    draw_clipped_shares as draw_clipped_shares,
+    plot_clipping as plot_clipping,
+)
 from nfx.train._precision import (
     apply_precisely as apply_precisely,
     Precision as Precision,
@@ -76,6 +90,8 @@ from nfx.train._step import (
     make_evaluation_step as make_evaluation_step,
     make_train_step as make_train_step,
     Metrics as Metrics,
+    start_state as start_state,
     StepMetrics as StepMetrics,
     TrainState as TrainState,
 )
+from nfx.train._troubles import read_troubles as read_troubles, Troubles as Troubles

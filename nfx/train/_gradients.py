@@ -44,10 +44,10 @@ def check_microbatches(microbatches: int, images: int, *, mixes: bool) -> None:
             "a batch."
         )
     if mixes and images // microbatches % 2:
+        parts = f" in {microbatches} microbatches" if microbatches > 1 else ""
         raise ValueError(
             "MixUp and CutMix pair neighbours, and must be given an even number of images at a "
-            f"time: each device has {images} of a batch, in {microbatches} microbatches of "
-            f"{images // microbatches}."
+            f"time: each device has {images} of a batch{parts}."
         )
 
 

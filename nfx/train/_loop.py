@@ -1,7 +1,6 @@
 """The loop around the step, and evaluation."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from nfx.data import Batch
+from nfx.train._pace import Pace, Stopwatch
 from nfx.train._step import EvaluationCounts, Metrics, TrainState
 
 
@@ -84,7 +84,7 @@ class Due(NamedTuple):
 class Observer(Protocol):
     """What is done with the state as training goes."""
 
-    def log(self, step: int, metrics: Mapping[str, Any], seconds_per_step: float) -> None:
+    def log(self, step: int, metrics: Mapping[str, Any], pace: Pace) -> None:
         """Takes the metrics since the last call: their means, and the loss of this step.
 
         Scalars are floats, vectors lists of them.
@@ -155,14 +155,15 @@ def run_training(
         NotFiniteError: If the loss or the gradient is not finite, before anything is saved.
     """
     pending: list[Mapping[str, Any]] = [*unlogged]
-    began, logged = time.monotonic(), int(state.step)
+    metrics: Metrics = {}
+    watch = Stopwatch(int(state.step))
     for number in range(int(state.step) + 1, cadence.steps + 1):
-        state, metrics = step(state, next(batches), key)
+        state, metrics = step(state, watch.next_batch(batches, metrics), key)
         pending.append(metrics)
         due = cadence.due(number)
         if any(due):
             averages = _average(_finite(number, pending))
-            observer.log(number, averages, (time.monotonic() - began) / (number - logged))
+            observer.log(number, averages, watch.pace(number))
             pending.clear()
         if due.evaluation:  # first, so that a run killed after the checkpoint has lost no record
             observer.evaluate(number, state)
@@ -172,7 +173,7 @@ def run_training(
         if stops:
             break
         if any(due):
-            began, logged = time.monotonic(), number
+            watch.restart(number)
     return state
 
 

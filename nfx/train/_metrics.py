@@ -1,11 +1,11 @@
-"""Where metrics are written: a file of JSON lines, and TensorBoard if it is installed."""
+"""Where metrics are written: a file of JSON lines, and whatever else shows them."""
 
-import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nfx.train._boards import Board
 from nfx.train._records import read_records, Records
 
 
@@ -13,7 +13,7 @@ _FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Writes records to `metrics.jsonl`, and their scalars to TensorBoard if it is installed.
+    """Writes records to `metrics.jsonl`, and their scalars to boards.
 
     Opened at a step, it forgets what an interrupted run wrote beyond it: the file reads as if
     nothing had been interrupted. Use it as a context manager.
@@ -22,12 +22,20 @@ class MetricsLog:
         latest: The latest value of each metric.
     """
 
-    def __init__(self, directory: str | Path, *, step: int, writes: bool = True):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        step: int,
+        boards: Sequence[Board] = (),
+        writes: bool = True,
+    ):
         """Opens the log of a run.
 
         Args:
             directory: The run directory.
             step: The step that training goes on from.
+            boards: What else shows scalars; they are closed with the log.
             writes: Whether to write, or only to know the latest: of several processes one writes.
         """
         directory = Path(directory)
@@ -36,11 +44,7 @@ class MetricsLog:
         self.latest = {
             name: value for record in self._records.kept for name, value in record.items()
         }
-        self._board = None
-        if writes and importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter  # an extra, and slow to import
-
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        self._boards = boards
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -52,18 +56,17 @@ class MetricsLog:
         traceback: TracebackType | None,
     ) -> None:
         self._records.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
-    def write(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
+    def write(self, step: int, metrics: Mapping[str, float | int | list[float]]) -> None:
         """Appends one record: of scalars, and of vectors to four digits."""
         self.latest.update(metrics)
         record = {name: _shortened(value) for name, value in metrics.items()}
         self._records.append({"step": step, **record})
-        if self._board is not None:
-            for name, value in metrics.items():
-                if not isinstance(value, list):
-                    self._board.add_scalar(name, value, step)
+        scalars = {name: value for name, value in metrics.items() if not isinstance(value, list)}
+        for board in self._boards:
+            board.write(step, scalars)
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
@@ -71,5 +74,5 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     return read_records(Path(directory) / _FILE)
 
 
-def _shortened(value: float | list[float]) -> float | list[float]:
+def _shortened(value: float | int | list[float]) -> float | int | list[float]:
     return [float(f"{x:.4g}") for x in value] if isinstance(value, list) else value

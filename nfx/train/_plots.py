@@ -47,21 +47,43 @@ def _draw(records: Sequence[dict[str, Any]], leaves: Sequence[LeafUnits]) -> Any
     ratio.set(ylabel="largest |g| / max(|w|, eps)", yscale="log")
     ratio.yaxis.label.set_color("C1")
 
+    image = draw_clipped_shares(below, records, leaves)
+    figure.colorbar(image, ax=below, label="share of the leaf's units clipped")
+    return figure
+
+
+def draw_clipped_shares(
+    axes: Any, records: Sequence[dict[str, Any]], leaves: Sequence[LeafUnits], *, names: int = 30
+) -> Any:
+    """Draws the share of each leaf's units that were clipped, by step.
+
+    Kernels come first, then gains and so on, each in the order of the network.
+
+    Args:
+        axes: Axes of matplotlib to draw on.
+        records: Records of metrics that have these shares.
+        leaves: What is clipped: see `nfx.optim.clipped_leaves`.
+        names: How many leaves to name at most.
+
+    Returns:
+        The picture, for a colour bar.
+    """
+    steps = [record["step"] for record in records]
     kinds = list(dict.fromkeys(_kind(leaf) for leaf in leaves))
     order = sorted(range(len(leaves)), key=lambda index: kinds.index(_kind(leaves[index])))
     shares = np.asarray([record["clipped_share_of_leaf"] for record in records]).T[order]
-    image = below.pcolormesh(
-        steps, np.arange(len(leaves)), shares, vmin=0, vmax=1, cmap="magma", shading="nearest"
-    )
+    image = axes.pcolormesh(
+        steps, np.arange(len(leaves)), shares, vmin=0, vmax=1, cmap="magma", shading="nearest",
+        rasterized=True,
+    )  # fmt: skip
     for row in range(1, len(leaves)):
         if _kind(leaves[order[row]]) != _kind(leaves[order[row - 1]]):
-            below.axhline(row - 0.5, color="white", lw=2)
-    ticks = np.unique(np.linspace(0, len(leaves) - 1, min(len(leaves), 30)).astype(int))
-    below.set_yticks(ticks, [leaves[order[row]].path for row in ticks], fontsize=7)
-    below.invert_yaxis()
-    below.set(xlabel="step")
-    figure.colorbar(image, ax=below, label="share of the leaf's units clipped")
-    return figure
+            axes.axhline(row - 0.5, color="white", lw=2)
+    ticks = np.unique(np.linspace(0, len(leaves) - 1, min(len(leaves), names)).astype(int))
+    axes.set_yticks(ticks, [leaves[order[row]].path for row in ticks], fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlabel="step")
+    return image
 
 
 def _kind(leaf: LeafUnits) -> str:

@@ -74,6 +74,12 @@ class RunDirectory:
         """Where checkpoints are."""
         return self.path / "checkpoints"
 
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """`result.json`; empty if the run has not ended."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
     def write_text(self, name: str, content: str) -> None:
         """Writes a text file, whole or not at all."""
         write_text(self.path / name, content)

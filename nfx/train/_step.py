@@ -114,6 +114,35 @@ def abstract_state(
     return jax.tree.map(place, shapes, state_shardings(shapes, mesh, rules, model=shapes.model))
 
 
+def start_state(
+    build_model: Callable[..., PyTree],
+    arguments: tuple[PyTree, ...],
+    statistics: PyTree,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    rules: Rules = FULLY_SHARDED,
+) -> TrainState:
+    """As `create_state`, of a model that is made of arrays that are there.
+
+    Args:
+        build_model: Makes the model of the arguments, in one compiled program.
+        arguments: What to make it of, on the devices of `mesh`.
+        statistics: The model's state: see `TrainState`.
+        optimizer: What will update it.
+        mesh: Where the state will live.
+        rules: How it is split: see `state_shardings`.
+    """
+
+    def build(arguments: tuple[PyTree, ...], statistics: PyTree) -> TrainState:
+        state = _build_state(lambda: build_model(*arguments), optimizer)
+        return TrainState(state.step, state.model, state.opt_state, statistics)
+
+    like = jax.eval_shape(build, arguments, statistics)
+    shardings = state_shardings(like, mesh, rules, model=like.model)
+    return jax.jit(build, out_shardings=shardings)(arguments, statistics)
+
+
 def _build_state(
     build_model: Callable[[], PyTree], optimizer: optax.GradientTransformation
 ) -> TrainState:

@@ -1,5 +1,6 @@
 """Files of parameters: safetensors and `.npz`. Nothing is unpickled unless asked for."""
 
+import json
 import os
 import pickle
 import tempfile
@@ -17,6 +18,9 @@ from nfx.weights._pickles import unpickle_arrays
 class WeightsError(ValueError):
     """A file of weights that cannot be read, found or trusted."""
 
+
+# Of the metadata of safetensors files, what is nfx's.
+_DESCRIPTION = "nfx"
 
 _CONVERT = (
     "Convert it once, in a throw-away container, with what it was written with, and keep the "
@@ -53,21 +57,46 @@ def read_weights(path: str | Path, *, unpickle: bool = False) -> dict[str, Any]:
     raise _damaged(path, "neither begins like this")
 
 
-def write_weights(path: str | Path, arrays: Mapping[str, Any]) -> None:
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Returns what a safetensors file of nfx's says of itself; nothing for any other file.
+
+    Args:
+        path: The file. What is damaged in it is for `read_weights` to say.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            return {}
+        try:
+            return dict(json.loads(json.loads(file.read(length))["__metadata__"][_DESCRIPTION]))
+        except (ValueError, KeyError, TypeError):
+            return {}
+
+
+def write_weights(
+    path: str | Path, arrays: Mapping[str, Any], description: Mapping[str, Any] | None = None
+) -> None:
     """Writes arrays by name; the file is there as a whole or not at all.
 
     Args:
         path: Where, with the suffix `.safetensors` or `.npz`.
         arrays: What.
+        description: What a safetensors file is to say of itself, as JSON: see `read_description`.
 
     Raises:
-        WeightsError: If the suffix is neither, the file cannot hold an array, or there is no such
-            folder.
+        WeightsError: If the suffix is neither, the file cannot hold an array or a description, or
+            there is no such folder.
     """
     path = Path(path).expanduser()
     contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if path.suffix not in (".safetensors", ".npz"):
         raise WeightsError(f"{str(path)!r} must end in .safetensors or .npz.")
+    if description and path.suffix == ".npz":
+        raise WeightsError(f"{str(path)!r} must end in .safetensors, for its description.")
+    described = {_DESCRIPTION: json.dumps(description)} if description else None
     plain = "fiub" if path.suffix == ".npz" else "fiubV"  # V: bfloat16 and its like
     for name, array in contents.items():
         if array.dtype.kind not in plain:
@@ -83,7 +112,7 @@ def write_weights(path: str | Path, arrays: Mapping[str, Any]) -> None:
             else:
                 from safetensors.numpy import save  # an extra
 
-                file.write(save(contents))
+                file.write(save(contents, described))
             file.flush()
             os.fsync(file.fileno())
             os.chmod(file.name, 0o644)

@@ -11,7 +11,7 @@ import numpy as np
 
 from nfx._names import did_you_mean
 from nfx.models import create_model, list_models, MODELS
-from nfx.weights._files import read_weights, WeightsError
+from nfx.weights._files import read_description, read_weights, WeightsError
 from nfx.weights._official import flatten, from_official
 from nfx.weights._timm import from_timm
 
@@ -43,7 +43,7 @@ def load_pretrained(
         name_or_path: A repository of timm's on the Hugging Face Hub, or a file with weights by
             timm's or by official names: see `read_weights`.
         model: Its name in `list_models()`. A repository's follows from its name; a file's has
-            to be given.
+            to be given, unless the file itself says it.
         revision: Branch, tag or commit of the repository.
         cache_dir: Where downloads are kept; by default where all Hugging Face libraries do.
         offline: Whether to look into the cache only.
@@ -75,6 +75,7 @@ def pretrained_model(name_or_path: str | Path, model: str | None = None) -> str:
     """
     if not Path(name_or_path).expanduser().is_file():
         return _model_of(str(name_or_path), model)
+    model = model or read_description(name_or_path).get("model")
     if model is None:
         raise WeightsError(
             f"{str(name_or_path)!r} does not say which model it is of: give its name, "

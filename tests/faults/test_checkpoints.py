@@ -12,6 +12,7 @@ import pytest
 
 from nfx.checkpoint import _store, CheckpointError, CheckpointStore, tree_digest
 from nfx.checkpoint._files import list_files
+from nfx.checkpoint._record import _seal
 
 
 # Orbax leaves futures of a failed read or write behind, which complain when they are collected.
@@ -116,7 +117,7 @@ def test_what_is_read_is_compared_with_what_was_in_memory(whole, tmp_path):
     record = copy / "2" / "record" / "metadata"
     content = json.loads(record.read_text())
     content["digests"]["step"] = content["digests"]["model/bias"]
-    record.write_text(json.dumps(content))
+    record.write_text(json.dumps({**content, "seal": _seal(content)}))
     (copy / "2" / "files.json").unlink()
     list_files(copy / "2")
     with (

@@ -12,7 +12,7 @@ from nfx.cli import main
 from nfx.data import training_indices
 from nfx.recipes import _session
 from nfx.recipes._feed import Feed
-from nfx.train import lock_directory, read_metrics, run_training
+from nfx.train import lock_directory, read_metrics, run_training, without_pace
 
 
 # One worker runs them all: they share a finished run.
@@ -34,7 +34,7 @@ def train(images):
 
 
 def outcome(run_dir):
-    records = [{**record, "seconds_per_step": 0} for record in read_metrics(run_dir)]
+    records = [without_pace(record) for record in read_metrics(run_dir)]
     return json.loads((run_dir / "result.json").read_text())["params_digest"], records
 
 

@@ -1,0 +1,48 @@
+"""`nfx report`."""
+
+import dataclasses
+import functools as ft
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from nfx.recipes import report
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportCommand:
+    """Write a page about a run, which may be going on: one file of HTML that needs nothing else.
+
+    Curves, what was clipped in which layer, the signal through the network before and after,
+    throughput, confusions, and the worst mistakes as pictures.
+
+    Attributes:
+        run: The run directory.
+        out: Where to write it; report.html in the run directory by default.
+        step: Step of the checkpoint that classifies the test images; the newest by default.
+        data: Where the run's images are now, if not where they were.
+        mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    out: str = ""
+    step: int | None = None
+    data: str = ""
+    mesh: str = "data=all"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the arguments and writes the page."""
+    command = tyro.cli(ReportCommand, prog="nfx report", args=arguments)
+    path = report(
+        command.run,
+        out=command.out,
+        step=command.step,
+        data=command.data,
+        mesh=command.mesh,
+        say=ft.partial(print, file=sys.stderr, flush=True),
+    )
+    print(f"{path} ({path.stat().st_size / 1000:,.0f} kB): open it in a browser.")
+    return 0

@@ -1,0 +1,250 @@
+"""What a person does with the checkpoints of a run: looks, verifies, averages, removes."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from nfx.checkpoint import CheckpointError, CheckpointStore
+from nfx.recipes._build import build_parts, Parts
+from nfx.recipes._classifier import run_classifier, save_classifier
+from nfx.recipes._evaluation import compile_evaluation, parts_without_images, restore_run
+from nfx.recipes._feed import Feed
+from nfx.recipes._recipe import recipe_from_config
+from nfx.sharding import make_mesh, parse_mesh_shape
+from nfx.train import Evaluation, lock_directory, run_evaluation, RunDirectory
+
+
+Model = TypeVar("Model", bound=PyTree)
+
+# Of a state: its averaged parameters, or those that were trained.
+Parameters = Literal["ema", "raw"]
+
+
+class SavedCheckpoint(NamedTuple):
+    """A checkpoint of a run.
+
+    Attributes:
+        step: Its step.
+        saved: When it was saved.
+        bytes: What it takes on disk.
+        test_accuracy: Of the averaged parameters, if they were evaluated at this step.
+        latest: Whether a run goes on from it.
+        best: Whether no other has a higher test accuracy.
+    """
+
+    step: int
+    saved: datetime
+    bytes: int
+    test_accuracy: float | None
+    latest: bool
+    best: bool
+
+
+class AverageResult(NamedTuple):
+    """What came of averaging checkpoints.
+
+    Attributes:
+        path: The file of weights.
+        mean: How good the mean is; None if it was not evaluated.
+        single: How good each of the averaged ones is, by step.
+    """
+
+    path: Path
+    mean: Evaluation | None
+    single: Mapping[int, Evaluation]
+
+
+def list_checkpoints(run: str | Path) -> list[SavedCheckpoint]:
+    """Returns the finished checkpoints of a run in order, without reading their arrays.
+
+    Raises:
+        RunDirectoryError: If there is no such run.
+    """
+    directory = RunDirectory.open(run).checkpoints
+    with _look_at(directory) as store:
+        steps, scores, best = store.steps(), store.scores(), store.best()
+    return [
+        SavedCheckpoint(
+            step=step,
+            saved=datetime.fromtimestamp((directory / str(step)).stat().st_mtime),
+            bytes=_bytes(directory / str(step)),
+            test_accuracy=scores.get(step),
+            latest=step == steps[-1],
+            best=step == best,
+        )
+        for step in steps
+    ]
+
+
+def damaged_checkpoints(run: str | Path) -> dict[int, Path]:
+    """Returns where the damaged checkpoints are that a run has put aside, by step."""
+    directory = RunDirectory.open(run).checkpoints
+    aside = directory.with_name(directory.name + ".damaged")
+    found = sorted((int(path.name), path) for path in aside.glob("*") if path.name.isdecimal())
+    return dict(found)
+
+
+def verify_checkpoints(run: str | Path, steps: Sequence[int] = ()) -> Iterator[tuple[int, str]]:
+    """Reads checkpoints whole and compares every array with its checksum.
+
+    Args:
+        run: The run directory.
+        steps: Which, all by default.
+
+    Yields:
+        A step and what is wrong with its checkpoint, "" for nothing.
+
+    Raises:
+        RunDirectoryError: If there is no such run.
+        CheckpointError: If it has no checkpoint.
+    """
+    directory = RunDirectory.open(run)
+    parts = parts_without_images(directory)
+    for step in steps or _steps(directory):
+        try:
+            restore_run(directory, parts, step=step)
+        except CheckpointError as error:
+            yield step, str(error)
+        else:
+            yield step, ""
+
+
+def average_checkpoints(
+    run: str | Path,
+    output: str | Path = "",
+    *,
+    steps: Sequence[int] = (),
+    parameters: Parameters = "ema",
+    evaluate: bool = True,
+    mesh: str = "data=all",
+) -> AverageResult:
+    """Writes the mean of the parameters of several checkpoints as a file of weights.
+
+    Args:
+        run: The run directory.
+        output: The file, which must end in .safetensors; by default average.safetensors in the run
+            directory. `load_classifier` reads it, and a run can start from it.
+        steps: Of which checkpoints, all by default.
+        parameters: Whether to average the averaged parameters, or those that were trained.
+        evaluate: Whether to evaluate the mean, and each single one, on the run's test images.
+        mesh: Devices to evaluate on, as in training.
+
+    Raises:
+        RunDirectoryError: If there is no such run.
+        CheckpointError: If it has no such checkpoints, or one is damaged.
+        ValueError: If there are fewer than two, or the model has no names in any lineage.
+        WeightsError: If the file cannot be written.
+    """
+    directory = RunDirectory.open(run)
+    path = Path(output or directory.path / "average.safetensors")
+    recipe = recipe_from_config(directory.config)
+    parts = build_parts(recipe) if evaluate else parts_without_images(directory)
+    chosen = tuple(steps or _steps(directory))
+    if len(set(chosen)) < 2:
+        raise ValueError(
+            f"Averaging takes several checkpoints, and step {chosen[0]} is one: {str(run)!r} has "
+            f"{', '.join(map(str, _steps(directory)))}. To keep more, give `nfx train` "
+            "--keep-checkpoints N."
+        )
+    states = (restore_run(directory, parts, step=step) for step in chosen)
+    models = [jax.device_get(state.ema if parameters == "ema" else state.model) for state in states]
+    mean = mean_model(models)
+    save_classifier(run_classifier(directory, parts, mean, None), path)
+    if not evaluate:
+        return AverageResult(path, None, {})
+    found, *single = _evaluate(directory, parts, [mean, *models], mesh)
+    return AverageResult(path, found, dict(zip(chosen, single, strict=True)))
+
+
+def mean_model(models: Iterable[Model]) -> Model:
+    """Returns the mean of models, leaf by leaf, computed in float64 and rounded once."""
+    first, *others = models
+    mean = lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(leaves[0].dtype)
+    return jax.tree.map(mean, first, *others)
+
+
+def prunable_checkpoints(
+    run: str | Path, *, keep: int = 1, also: Sequence[int] = ()
+) -> tuple[list[SavedCheckpoint], list[SavedCheckpoint]]:
+    """Splits the checkpoints of a run into those to keep and the others.
+
+    Args:
+        run: The run directory.
+        keep: How many of the latest to keep. The best is kept too.
+        also: Steps of others to keep.
+
+    Raises:
+        ValueError: If `keep` is not positive, or a step is named that is not there.
+        RunDirectoryError: If there is no such run.
+    """
+    if keep < 1:
+        raise ValueError(f"keep={keep} must be at least 1: a run goes on from its latest.")
+    saved = list_checkpoints(run)
+    steps = [checkpoint.step for checkpoint in saved]
+    if unknown := sorted(set(also) - set(steps)):
+        raise ValueError(
+            f"{str(run)!r} has no checkpoint of step {', '.join(map(str, unknown))}: it has "
+            f"{', '.join(map(str, steps)) or 'none'}."
+        )
+    named = {*steps[-keep:], *also}
+    kept = [checkpoint for checkpoint in saved if checkpoint.step in named or checkpoint.best]
+    return kept, [checkpoint for checkpoint in saved if checkpoint not in kept]
+
+
+def prune_checkpoints(
+    run: str | Path, *, keep: int = 1, also: Sequence[int] = (), say: Callable[[str], object]
+) -> tuple[list[SavedCheckpoint], list[SavedCheckpoint]]:
+    """Removes the checkpoints that are not kept, and returns as `prunable_checkpoints` does.
+
+    Args:
+        run: See `prunable_checkpoints`.
+        keep: See there.
+        also: See there.
+        say: Is told if the run directory cannot be locked.
+
+    Raises:
+        ValueError: See there.
+        RunDirectoryError: If there is no such run, or it is going on.
+    """
+    directory = RunDirectory.open(run)
+    with lock_directory(directory.path, say=say):
+        kept, others = prunable_checkpoints(run, keep=keep, also=also)
+        with CheckpointStore(directory.checkpoints) as store:
+            for checkpoint in others:
+                store.delete(checkpoint.step)
+    return kept, others
+
+
+def _evaluate(
+    directory: RunDirectory, parts: Parts, models: Sequence[PyTree], mesh: str
+) -> list[Evaluation]:
+    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
+    feed = Feed(parts.images, devices, lambda split, count, bad: None)
+    like = restore_run(directory, parts, devices)
+    step = compile_evaluation(like.model, like.statistics, parts.preprocessing, feed)
+    place = lambda model: jax.tree.map(
+        lambda leaf, there: jax.device_put(leaf, there.sharding), model, like.model
+    )
+    return run_evaluation(step, list(map(place, models)), like.statistics, feed.evaluation())
+
+
+def _steps(directory: RunDirectory) -> list[int]:
+    """The steps of a run's checkpoints, of which there is one at least."""
+    with _look_at(directory.checkpoints) as store:
+        steps = store.steps()
+    if not steps:
+        raise CheckpointError(f"{str(directory.path)!r} has no finished checkpoint: train first.")
+    return steps
+
+
+def _look_at(directory: Path) -> CheckpointStore:
+    return CheckpointStore(directory, read_only=True)
+
+
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

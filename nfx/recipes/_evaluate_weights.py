@@ -1,0 +1,83 @@
+"""Evaluating weights that come from elsewhere, on images of one's own."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from nfx.augment import Augmentation
+from nfx.data import BadImage, CentreView, Images, open_sources, Splits
+from nfx.recipes._classifier import Classifier, load_classifier
+from nfx.recipes._evaluation import compile_evaluation
+from nfx.recipes._feed import Feed
+from nfx.sharding import make_mesh, parse_mesh_shape
+from nfx.train import Evaluation, Preprocessing, run_evaluation
+
+
+def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
+    what: str | Path,
+    data: str,
+    *,
+    model: str | None = None,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    mesh: str = "data=all",
+    bad_images: Literal["raise", "skip"] = "raise",
+    on_skip: Callable[[str, int, BadImage], None] = lambda split, count, bad: None,
+    offline: bool = False,
+) -> Evaluation:
+    """Evaluates a file of weights, or a name of the Hub, on every test image once.
+
+    Args:
+        what: The weights: see `nfx.load_pretrained`.
+        data: The images: see `nfx.data.open_sources`.
+        model: The model's name, for a file of weights.
+        class_names: Names of the classes, in the order of the logits. Without them it is the
+            order of the folders' names.
+        image_size: Side of the images; the model's test size by default.
+        mesh: Devices to use, as "data=4,fsdp=2".
+        bad_images: What to do with images that cannot be used.
+        on_skip: Is told of images that could not be used, if such are skipped.
+        offline: Whether to look for weights in the cache only.
+
+    Raises:
+        ValueError: If something is missing or does not fit, as the number of classes.
+        BadImageError: If an image cannot be used and is not to be skipped.
+    """
+    if not data:
+        raise ValueError(
+            f"Weights as {str(what)!r} know no images: give some by --data DIR, with "
+            "test/CLASS/*.jpg in it."
+        )
+    source = open_sources(data).test
+    classifier = load_classifier(
+        what, model=model, class_names=class_names, image_size=image_size, offline=offline
+    )
+    _check_classes(classifier, source.class_names, named=class_names is not None)
+    form = classifier.images
+    view = CentreView(form.size, form.channels, form.view, form.crop)
+    images = Images(source, view, bad_images)
+    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
+    feed = Feed(Splits(images, images), devices, on_skip)
+    placed = classifier.on(devices)
+    preprocessing = Preprocessing(form.mean, form.std, Augmentation())
+    step = compile_evaluation(placed.model, placed.statistics, preprocessing, feed)
+    (evaluation,) = run_evaluation(step, [placed.model], placed.statistics, feed.evaluation())
+    return evaluation
+
+
+def _check_classes(classifier: Classifier, found: Sequence[str], *, named: bool) -> None:
+    known = classifier.class_names
+    if len(known) != len(found):
+        raise ValueError(
+            f"{classifier.name} knows {len(known)} classes, and the images are of {len(found)}. "
+            "There must be a folder for each class that the weights were trained on."
+        )
+    if named and tuple(found) != known:
+        pairs = zip(known, found, strict=True)
+        expected, other = next((a, b) for a, b in pairs if a != b)
+        raise ValueError(
+            f"The first class whose name is another is {expected!r}, and {other!r} in the images: "
+            "name the folders as the classes, in alphabetical order."
+        )

@@ -1,0 +1,56 @@
+"""A report of a run: one page that needs nothing else, neither network nor scripts."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from nfx._files import write_whole
+from nfx.recipes._report_content import gather_report
+from nfx.recipes._report_page import report_page
+from nfx.sharding import make_mesh, parse_mesh_shape
+from nfx.train import RunDirectory
+
+
+def report(
+    run_dir: str | Path,
+    *,
+    out: str | Path = "",
+    step: int | None = None,
+    data: str = "",
+    mesh: str = "data=all",
+    say: Callable[[str], object] = lambda message: None,
+) -> Path:
+    """Writes a report of a run, which may be going on: one file of HTML.
+
+    Args:
+        run_dir: The run directory.
+        out: Where to write it, by default `report.html` in the run directory.
+        step: The step of the checkpoint that classifies the test images, by default the newest.
+        data: Where the run's images are now, if not where they were.
+        mesh: Devices to use, as in training; any, whatever the run was trained on.
+        say: Is told what is being done.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        RunDirectoryError: If there is no such run.
+        CheckpointError: If there is no checkpoint of the step that was asked for, or it is damaged.
+        ValueError: If the report cannot be written there, or the images are not of the classes
+            that the model knows.
+    """
+    importlib.import_module("matplotlib")  # an extra: if it is missing, that is said at once
+    directory = RunDirectory.open(run_dir)
+    path = Path(out).expanduser() if out else directory.path / "report.html"
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"Cannot write a report to {str(path)!r}: give a file in a folder.")
+    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
+    found = gather_report(directory, devices, step=step, data=data, say=say)
+    page = report_page(found)
+    try:
+        write_whole(path, page, path.with_name(f"{path.name}.tmp"))
+    except OSError as error:
+        raise ValueError(f"Cannot write the report to {str(path)!r}: {error.strerror}.") from error
+    return path

@@ -1,0 +1,133 @@
+"""The first state of a run that starts from weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from nfx._tree import leaves_by_path
+from nfx.checkpoint import CheckpointStore
+from nfx.graph import adapt_input_channels, stack_blocks, unstack_blocks
+from nfx.recipes._build import Parts
+from nfx.recipes._classifier import Classifier, load_classifier
+from nfx.recipes._recipe import Recipe, recipe_from_config
+from nfx.recipes._saved import find_run
+from nfx.train import RunDirectory, start_state, TrainState
+from nfx.weights import pretrained_model, read_description
+
+
+def absolute_start(init: str) -> str:
+    """Returns `init` so that it means the same from anywhere."""
+    path = Path(init).expanduser()
+    on_the_hub = init.startswith("timm/") and find_run(init) is None and not path.is_file()
+    return init if not init or on_the_hub else str(path.absolute())
+
+
+def check_start(recipe: Recipe) -> None:
+    """Raises if a recipe cannot start from what it names, before anything large is read.
+
+    Raises:
+        ValueError: If it is of another model, or there is no such thing.
+        RunDirectoryError: If it is a directory and not a run.
+        CheckpointError: If it is a run that has no such checkpoint.
+    """
+    found = _model_name(recipe)
+    if found != recipe.model:
+        raise ValueError(
+            f"init={recipe.init!r} is of {found!r}, and the recipe trains {recipe.model!r}: give "
+            f"--model {found}, or start from something else."
+        )
+    if run := find_run(recipe.init):
+        with CheckpointStore(RunDirectory.open(run.path).checkpoints, read_only=True) as store:
+            store.find(run.step)
+
+
+def start_from(recipe: Recipe, parts: Parts, mesh: Mesh) -> tuple[TrainState, str]:
+    """Builds the first state of a run from the weights that its recipe names.
+
+    Args:
+        recipe: The recipe.
+        parts: What it stands for.
+        mesh: Where the state will live; what is split is never whole on a device, but for weights
+            in files, which are read whole.
+
+    Returns:
+        The state, and what to say of it.
+
+    Raises:
+        ValueError: If the weights do not fit the recipe, or there are none.
+        CheckpointError: If they are of a run that has no such checkpoint, or it is damaged.
+    """
+    check_start(recipe)
+    source = load_classifier(recipe.init, model=_model_name(recipe), mesh=mesh)
+    keeps = _same_classes(source, parts.images.train.class_names)
+    model = source.model if find_run(recipe.init) else source.on(mesh).model
+    # The head that a run from nothing would have: no more of the model is computed.
+    fresh = lambda: jax.device_get(jax.jit(lambda: parts.build_model().head)())
+    head = model.head if keeps else fresh()
+
+    def build(model: Any, head: PyTree) -> PyTree:
+        if source.images.channels != recipe.channels:
+            model = adapt_input_channels(model, recipe.channels)
+        return _as_built(model, head, recipe, parts)
+
+    state = start_state(build, (model, head), source.statistics, parts.optimizer, mesh)
+    return state, _words(recipe, parts, source, keeps)
+
+
+def _model_name(recipe: Recipe) -> str:
+    """The name of the model that a run starts from."""
+    if run := find_run(recipe.init):
+        return recipe_from_config(RunDirectory.open(run.path).config).model
+    path = Path(recipe.init).expanduser()
+    # A file that does not say what it is of has to be of the recipe's model.
+    named = read_description(path).get("model", recipe.model) if path.is_file() else None
+    return pretrained_model(recipe.init, named)
+
+
+def _same_classes(source: Classifier, names: Sequence[str]) -> bool:
+    """Whether the classes are the same; where no names are known, whether their number is."""
+    unnamed = tuple(map(str, range(len(source.class_names))))
+    return tuple(names) == source.class_names or (
+        source.class_names == unnamed and len(names) == len(unnamed)
+    )
+
+
+def _as_built(model: PyTree, head: PyTree, recipe: Recipe, parts: Parts) -> PyTree:
+    """The parameters of a model with its blocks on their own, in the recipe's own model.
+
+    That has rates of dropout of its own, and its blocks may be stacked.
+    """
+    like = jax.eval_shape(parts.build_model)
+    plain = jax.eval_shape(unstack_blocks, like) if recipe.stack else like
+    leaves = {**leaves_by_path(model), **leaves_by_path({"head": head})}
+    filled = jax.tree.unflatten(
+        jax.tree.structure(plain), [leaves[path] for path in leaves_by_path(plain)]
+    )
+    if recipe.stack:
+        return stack_blocks(filled, remat=recipe.remat, unroll=recipe.unroll)
+    return filled
+
+
+def _words(recipe: Recipe, parts: Parts, source: Classifier, keeps: bool) -> str:
+    """What is said of a start."""
+    old, new = len(source.class_names), len(parts.images.train.class_names)
+    classifier = (
+        f"its classifier of {old:,} classes is kept"
+        if keeps
+        else f"a fresh classifier of {new:,} classes takes the place of that of {old:,}"
+    )
+    words = [f"Starting from the weights of {recipe.init}: {classifier}"]
+    if source.images.channels != recipe.channels:
+        words.append(
+            f"the first kernel is adapted from {source.images.channels} channels to "
+            f"{recipe.channels}"
+        )
+    elif (source.images.mean, source.images.std) != parts.preprocessing[:2]:
+        words.append("its images were normalized otherwise")
+    if recipe.freeze != "none":
+        words.append("nothing but the classifier is trained")
+    return "; ".join(words) + "."
