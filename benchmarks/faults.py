@@ -20,12 +20,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks._measure import machine, markdown
 from nfx.train import without_pace
 
 
@@ -39,8 +41,7 @@ OPTIONS = (
 )  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS_A_RUN = 5
-# Negative where the signal came before Python or nfx had a handler of their own.
-CLEAN = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, -2}}
+CLEAN = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 @dataclasses.dataclass
@@ -61,6 +62,11 @@ class Run:
     def directory(self) -> Path:
         """The run directory."""
         return self.root / "run"
+
+    @property
+    def result(self) -> Path:
+        """What is there once it has ended."""
+        return self.directory / "result.json"
 
     @property
     def log(self) -> Path:
@@ -97,13 +103,10 @@ class Run:
 
     def outcome(self) -> dict:
         """All that has to be the same."""
-        result = json.loads((self.directory / "result.json").read_text())
-        files = sorted((self.root / "converted").rglob("*"))
-        digests = {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-            if file.is_file()
-        }
+        result = json.loads(self.result.read_text())
+        # Not what a conversion that was killed at its very end had yet to clear away.
+        files = [path for path in sorted((self.root / "converted").iterdir()) if path.is_file()]
+        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
         result.pop("wall_seconds")
         return {"result": result, "records": self.records(), "images": digests}
 
@@ -147,11 +150,13 @@ MOMENTS = {
     "save": Moment(lambda run, step: _past(run, step) and _saves(run), 0.03),
 }
 
+TRAINING = ("step", "evaluation", "save")
+
 
 def kill(run: Run, moment: str, number: signal.Signals, rng: random.Random) -> int | None:
     """Starts or resumes a run and kills it; returns its code, or None if it had ended before."""
+    step = rng.randrange(min(_step(run), STEPS - 1), STEPS) + 1
     process = run.start(conversion=moment == "conversion")
-    step = rng.randrange(1, STEPS)
     while not MOMENTS[moment].begins(run, step):
         if process.poll() is not None:
             if process.returncode:
@@ -175,9 +180,9 @@ def drill(
         say: Is told of each kill.
 
     Returns:
-        Counts by moment: of each signal, and of runs that were "lost" (did not end, or not with
-        the same bits) or "corrupt" (had a checkpoint that could not be loaded), by the moment of
-        the run's last kill.
+        Counts by moment: of each signal, of codes that were "unclean", and of runs that were
+        "lost" (did not end, or not with the same bits) or "corrupt" (had a checkpoint that could
+        not be loaded), by the moment of the run's last kill.
     """
     rng = random.Random(seed)
     make_images(root / "images")
@@ -194,15 +199,17 @@ def drill(
         runs += 1
         last, hits = "", 0
         for moment in sorted((next(order) for _ in range(KILLS_A_RUN)), key=_conversion_first):
-            if (run.directory / "result.json").exists():
+            if run.result.exists():
                 break  # there is nothing left to disturb
             if moment != "conversion" and not (run.root / "converted" / "dataset.json").exists():
                 run.start(conversion=True).wait()
+            if moment in TRAINING and _step(run) == STEPS:
+                moment = "start"  # no step is left
             number = SIGNALS[done % len(SIGNALS)]
             code = kill(run, moment, number, rng) if done < kills else None
             if code is None:
                 continue  # it was too quick
-            if code not in CLEAN[number]:
+            if not _is_clean(code, number, moment, run):
                 counts[moment]["unclean"] += 1
             counts[moment][number.name] += 1
             done, hits, last = done + 1, hits + 1, moment
@@ -221,12 +228,30 @@ def _ends_as(run: Run, expected: dict, say: Callable[[str], object]) -> bool:
     """Whether a run, let alone from here, ends with the same bits."""
     try:
         run.finish()
-        same = run.outcome() == expected
-    except RuntimeError as error:
-        say(str(error))
-        same = False
-    say(f"{run.root.name}: {'the same bits' if same else 'OTHER BITS'}")
-    return same
+        different = list(_differences(run.outcome(), expected))
+    except (RuntimeError, OSError) as error:
+        different = [str(error)]
+    say(f"{run.root.name}: {'OTHER BITS' if different else 'the same bits'}")
+    for difference in different:
+        say(f"  {difference}")
+    return not different
+
+
+def _differences(found: dict, expected: dict) -> Iterator[str]:
+    """Tells the first thing of each kind that differs."""
+    for kind, wanted in expected.items():
+        pairs = zip_longest(_entries(found[kind]), _entries(wanted))
+        yield from islice((f"{kind}: {a} and not {b}" for a, b in pairs if a != b), 1)
+
+
+def _entries(whole: dict | list) -> list:
+    return list(whole.items()) if isinstance(whole, dict) else whole
+
+
+def _is_clean(code: int, number: signal.Signals, moment: str, run: Run) -> bool:
+    """Whether a process ended as it should: by default of the system where it does not train."""
+    trains = moment in TRAINING and not run.result.exists()
+    return code == CLEAN[number] or (code == -number and not trains)
 
 
 def _conversion_first(moment: str) -> bool:
@@ -271,11 +296,11 @@ def environment(root: Path) -> dict[str, str]:
 def table(counts: dict[str, Counter]) -> str:
     """The counts in Markdown."""
     columns = [*(number.name for number in SIGNALS), "unclean", "lost", "corrupt"]
-    total = sum(counts.values(), Counter())
-    rows = [*counts.items(), ("all", total)]
-    lines = [["moment", *columns], ["---"] * (1 + len(columns))]
-    lines += [[moment, *(str(count[column]) for column in columns)] for moment, count in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [*counts.items(), ("all", sum(counts.values(), Counter()))]
+    header = ["moment", *columns]
+    return markdown(
+        header, [[moment, *(count[name] for name in columns)] for moment, count in rows]
+    )
 
 
 def main() -> None:
@@ -287,7 +312,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         counts = drill(options.kills, Path(root), seed=options.seed)
-    result = table(counts)
+    command = f"python -m benchmarks.faults --kills {options.kills} --seed {options.seed}"
+    versions = machine("nfx", "jax", "orbax-checkpoint")
+    result = f"{versions}; {time.strftime('%Y-%m-%d')}\n\n`{command}`\n\n{table(counts)}"
     print(result)
     if options.out:
         Path(options.out).write_text(result + "\n")

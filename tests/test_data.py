@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -177,7 +179,8 @@ from nfx.data import *
 if __name__ == "__main__":
     images = Images(NoiseSource(100, (8, 8, 3)), AsStored((8, 8, 3)))
     batches = training_batches(images, 10, seed=0, loading=Loading(workers=2))
-    next(batches)
+    for _ in range(9):  # some of each worker
+        next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     while True:
         next(batches)
@@ -191,6 +194,10 @@ def test_worker_processes_end_with_the_one_they_work_for(tmp_path):
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
         workers = [Path(f"/proc/{pid}") for pid in process.stdout.readline().split()]
         assert len(workers) == 2
+        for number in (signal.SIGINT, signal.SIGTERM):  # as Ctrl-C or SLURM send to all
+            for worker in workers:
+                os.kill(int(worker.name), number)
+        time.sleep(0.5)
         assert all(runs(worker) for worker in workers)
         process.kill()
         deadline = time.monotonic() + 20
@@ -209,11 +216,11 @@ def runs(process):
 
 ORPHAN = """
 import multiprocessing, os, signal, time
-from nfx.data._pipeline import _end_with_parent
+from nfx.data._pipeline import _follow_parent
 def work(parent):
     while os.getppid() == parent:
         time.sleep(0.01)
-    _end_with_parent(0, 1)
+    _follow_parent(0, 1)
     time.sleep(60)
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")

@@ -101,9 +101,9 @@ class Started:
         return json.loads((self.run_dir / "result.json").read_text())
 
 
-def launch(root, name, *, hosts=2, devices=2):
+def launch(root, name, *more, hosts=2, devices=2):
     options = ["--hosts", str(hosts), "--devices-per-host", str(devices), "--max-restarts", "2"]
-    command = [sys.executable, "-c", LAUNCH, "launch", *options, "--", "train"]
+    command = [sys.executable, "-c", LAUNCH, "launch", *options, "--", "train", *more]
     return Started(root, name, command)
 
 
@@ -156,6 +156,26 @@ def test_killed_processes_are_replaced_and_the_bits_are_the_same(root, finished)
     assert started.result()["params_digest"] == finished.result()["params_digest"]
     assert started.output.count("Resumed from the checkpoint of step") == 2
     assert started.records() == finished.records()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_after_a_checkpoint_and_the_bits_are_the_same(root, finished):
+    """And so does one to what watches over them."""
+    stopped = launch(root, "stopped")
+    for step, code in ((8, 143), (15, 130)):
+        stopped.wait_for_step(step)
+        pids = stopped.pids()
+        os.kill(pids[1] if code == 143 else stopped.process.pid, signal.SIGTERM)
+        assert stopped.process.wait(timeout=60) == code
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        said = re.findall("Stopped by SIGTERM after step (.*), which is saved", stopped.output)
+        (saved,) = set(said)
+        assert (stopped.run_dir / "checkpoints" / saved / "files.json").exists()
+        assert "restart" not in stopped.output
+        stopped = launch(root, "stopped", "--resume-if-begun")
+    assert stopped.result()["params_digest"] == finished.result()["params_digest"]
+    assert f"Resumed from the checkpoint of step {saved}" in stopped.output
+    assert stopped.records() == finished.records()
 
 
 @pytest.fixture

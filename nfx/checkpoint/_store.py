@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -13,7 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nfx.checkpoint._record import best_step, damage, is_sealed, LatestAndBest, make_record
+from nfx.checkpoint._files import damaged_files, is_as_listed, ListedFolder
+from nfx.checkpoint._record import best_step, damaged_arrays, LatestAndBest, make_record
 
 
 State = TypeVar("State", bound=PyTree)
@@ -26,7 +27,7 @@ _RETRY_SECONDS = 1.0
 
 
 # Where Orbax writes the record of a checkpoint.
-_RECORD = Path("record", "metadata")
+_RECORD = "record/metadata"
 
 
 def _ignore(message: str) -> None:
@@ -40,10 +41,10 @@ class CheckpointError(Exception):
 class CheckpointStore:
     """A directory of checkpoints, one a step, of any pytree of arrays.
 
-    Saving is asynchronous and atomic: a checkpoint that was not finished is never listed. Each
-    leaf's SHA-256 is saved too and compared on restoring, because a flipped bit in a file is
-    otherwise loaded in silence. A save that fails is tried once more, and then is an error. Use
-    it as a context manager, or `close` it.
+    Saving is asynchronous and atomic: a checkpoint that was not finished is never listed. The
+    SHA-256 of each file and of each leaf is saved too and compared on restoring, because a flipped
+    bit in a file is otherwise loaded in silence. A save that fails is tried once more, and then is
+    an error. Use it as a context manager, or `close` it.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class CheckpointStore:
             warn: Is told of what went wrong and was mended.
         """
         self.directory = Path(directory).absolute()
-        self._keep, self._read_only, self._warn = keep, read_only, warn
+        self._keep, self._read_only, self.warn = keep, read_only, warn
         self._scores: dict[int, float] = {}
         self._manager = self._open()
         self._scores.update(self._saved_scores())
@@ -79,6 +80,7 @@ class CheckpointStore:
                 create=not self._read_only,
                 cleanup_tmp_directories=not self._read_only,
                 read_only=self._read_only,
+                temporary_path_class=ListedFolder,
             ),
             item_names=("state", "record"),
         )
@@ -117,6 +119,22 @@ class CheckpointStore:
     def best(self) -> int | None:
         """Returns the step with the highest score, the later of equal ones; None without any."""
         return best_step(self._scores, self.steps())
+
+    def put_aside(self, steps: Collection[int]) -> Path:
+        """Moves checkpoints beside the directory, into `NAME.damaged`; of all processes one does.
+
+        Returns:
+            The folder that they are moved into.
+        """
+        aside = self.directory.with_name(self.directory.name + ".damaged")
+        if jax.process_index() == 0:
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (self.directory / str(step)).rename(aside / str(step))
+        ocp.multihost.sync_global_processes("nfx: checkpoints are put aside")
+        self._manager.reload()
+        return aside
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint."""
@@ -182,7 +200,7 @@ class CheckpointStore:
                     f"{_latest(self.directory)}. Make room there and see that it can be written, "
                     "then resume."
                 ) from error
-            self._warn(f"{words} It is tried once more.")
+            self.warn(f"{words} It is tried once more.")
             self._reopen()
             return True
         return False
@@ -212,58 +230,11 @@ class CheckpointStore:
         """
         scores: dict[int, float] = {}
         for step in self.steps():
-            with contextlib.suppress(OSError, ValueError):
-                record = json.loads((self.directory / str(step) / _RECORD).read_bytes())
-                if is_sealed(record) and record.get("score") is not None:
-                    scores[step] = record["score"]
+            folder = self.directory / str(step)
+            if is_as_listed(folder, _RECORD):
+                score = json.loads((folder / _RECORD).read_bytes())["score"]
+                scores.update({} if score is None else {step: score})
         return scores
-
-    def restore_newest(self, like: State, *, newest: int | None = None) -> tuple[int, State] | None:
-        """Loads the newest checkpoint that is whole, and puts damaged ones after it aside.
-
-        Each damaged one is warned of, and moved beside the directory, into `NAME.damaged`.
-
-        Args:
-            like: See `restore`.
-            newest: The step to begin with, by default the latest that is seen here.
-
-        Returns:
-            Its step and state; None if there is no checkpoint at all.
-
-        Raises:
-            CheckpointError: If there are checkpoints and none can be loaded, with what is wrong
-                with each. Nothing is moved then: all may be of another model.
-        """
-        damaged: dict[int, CheckpointError] = {}
-        seen = [step for step in self.steps() if newest is None or step < newest]
-        for step in reversed(seen if newest is None else [*seen, newest]):
-            try:
-                state = self.restore(like, step=step)
-            except CheckpointError as error:
-                damaged[step] = error
-                continue
-            self._put_aside(damaged, step)
-            return step, state
-        if damaged:
-            reasons = "\n".join(f"- {error}" for error in damaged.values())
-            raise CheckpointError(
-                f"None of the {len(damaged)} checkpoints in {str(self.directory)!r} can be "
-                f"loaded:\n{reasons}"
-            )
-        return None
-
-    def _put_aside(self, damaged: Mapping[int, CheckpointError], good: int) -> None:
-        if not damaged:
-            return
-        aside = self.directory.with_name(self.directory.name + ".damaged")
-        for step, error in damaged.items():
-            self._warn(f"{error}\nIt is moved into {str(aside)!r}; going on from step {good}.")
-            if jax.process_index() == 0:
-                aside.mkdir(exist_ok=True)
-                shutil.rmtree(aside / str(step), ignore_errors=True)
-                (self.directory / str(step)).rename(aside / str(step))
-        ocp.multihost.sync_global_processes("nfx: damaged checkpoints are put aside")
-        self._manager.reload()
 
     def restore(self, like: State, *, step: Which = None) -> State:
         """Loads a checkpoint.
@@ -277,7 +248,9 @@ class CheckpointStore:
             CheckpointError: If there is no such checkpoint, it holds another pytree, or its
                 data is damaged.
         """
-        step, steps = self.find(step), self.steps()
+        self.wait()
+        step = self.find(step)
+        self._raise_if(damaged_files(self.directory / str(step)), step)
         try:
             restored = self._manager.restore(
                 step,
@@ -286,22 +259,23 @@ class CheckpointStore:
                     record=ocp.args.JsonRestore(),
                 ),
             )
-        # Orbax raises bare exceptions of many kinds, down to `Exception`, for damaged files.
+        # Orbax raises bare exceptions of many kinds, down to `Exception`.
         except Exception as error:
             raise CheckpointError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: it is "
-                f"of another model, of another version of nfx, or damaged "
-                f"({_first_line(error)}). Only if it is damaged, remove its "
-                f"folder to fall back on an earlier one: {_others(steps, step)}."
+                f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: its "
+                "files are as they were written, and it is of another model or of another version "
+                f"of nfx ({_first_line(error)})."
             ) from error
-        problem = damage(restored["state"], restored["record"])
-        if problem:
-            raise CheckpointError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {problem}. "
-                "Remove the folder of that step to fall back on an earlier one: "
-                f"{_others(steps, step)}."
-            )
+        self._raise_if(damaged_arrays(restored["state"], restored["record"]["digests"]), step)
         return restored["state"]
+
+    def _raise_if(self, damage: str, step: int) -> None:
+        if damage:
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}. "
+                "Remove the folder of that step to fall back on an earlier one: "
+                f"{_others(self.steps(), step)}."
+            )
 
     def find(self, which: Which) -> int:
         """Returns the step of a checkpoint that is there.

@@ -5,8 +5,11 @@ import importlib.metadata
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     try:
-        command = importlib.import_module(_COMMANDS[name].module)
+        command = _load(_COMMANDS[name].module)
         _quiet_libraries()
         if _COMMANDS[name].uses_cache:
             _enable_cache()
@@ -94,6 +97,17 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         print(f"nfx: error: {error}\n(NFX_TRACEBACK=1 shows where.)", file=sys.stderr)
     return 1
+
+
+def _load(module: str) -> ModuleType:
+    """Imports a command. Ctrl-C ends the process meanwhile: an exception could crash a library."""
+    if threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(module)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return importlib.import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _quiet_libraries() -> None:

@@ -17,6 +17,10 @@ _RELAY_SECONDS = 1
 # What a process ends with that SIGINT or SIGTERM has stopped: the others stop with it.
 STOPPED_CODES = (130, 143)
 
+# How long processes have to end when one was stopped: they have saved what it has, or else what
+# they wait for will never come.
+_STOPPED_GRACE = 10
+
 # How long processes have to say what went wrong when one has failed. What they compute together
 # is lost, and what they wait for may never come.
 _FAILURE_GRACE = 1
@@ -37,14 +41,14 @@ class Command(NamedTuple):
 def run_together(commands: Sequence[Command], *, grace: float) -> int:
     """Runs commands until all have ended well, or one has not: then the others are stopped.
 
-    One that was stopped by a signal has the others stop too, in time that they have for it.
+    One that was stopped by a signal lets the others end too before that.
 
     The first writes where this process does, and the others to its standard error, each line
     with the command's number before it. Whatever ends this function, none of them is left.
 
     Args:
         commands: What to run.
-        grace: Seconds that processes have to end, once they are asked to or one has been.
+        grace: Seconds that processes have to end if this function is interrupted.
 
     Returns:
         Zero; or the code of the first command that was seen to end otherwise, negative if that
@@ -59,7 +63,7 @@ def run_together(commands: Sequence[Command], *, grace: float) -> int:
         print(f"nfx launch: processes {', '.join(str(p.pid) for p in processes)}", flush=True)
         code = _watch(processes)
         if code in STOPPED_CODES:
-            _wait(processes, grace)
+            _wait(processes, min(grace, _STOPPED_GRACE))
         grace = min(grace, _FAILURE_GRACE)
         return code
     finally:

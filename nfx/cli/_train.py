@@ -86,6 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     stop = StopRequest()
     try:
         with stop_on_signals(stop):
+            initialize_processes(command.processes)
             train(command.hyperparameters, command.run, name=command.recipe, stop=stop)
     except TrainingStopped as stopped:
         print(f"nfx: {stopped}", file=sys.stderr)

@@ -4,6 +4,7 @@ import dataclasses
 import functools as ft
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -268,7 +269,7 @@ def _batches(
     if loading.workers:
         _mark_flags_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=loading.workers)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_follow_parent)
     loaded = iter(dataset.batch(share.chunks, batch_fn=_join))
     loaded.start_prefetch()  # before the first batch is asked for
 
@@ -281,8 +282,13 @@ def _batches(
     return reported()
 
 
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends a worker process with the one that it works for, which may have been killed."""
+def _follow_parent(worker: int, workers: int) -> None:
+    """Ends a worker process with the one that it works for, which may have been killed.
+
+    Not with a signal to both, as of Ctrl-C or of SLURM: the run still needs batches, to end well.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()  # by a pipe to it: it may be gone already
     if parent is None:
         return

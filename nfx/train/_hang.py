@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import os
 import sys
 import threading
 import time
@@ -13,15 +14,16 @@ from types import TracebackType
 class HangWatch:
     """Writes the stacks of all threads when nothing was reported for too long.
 
-    It watches from the first report on, so that compiling is no alarm, and tells of each hang
-    once; the run goes on waiting. Use it as a context manager.
+    It watches from the first report on and tells of each hang once; the run goes on waiting. Use it
+    as a context manager.
     """
 
     def __init__(self, directory: Path, *, timeout: float, poll: float = 1.0):
         """Prepares to watch.
 
         Args:
-            directory: Where the stacks are written, as `hang-TIME.txt`, beside standard error.
+            directory: Where the stacks are written, as `hang-TIME-PROCESS.txt`, beside standard
+                error.
             timeout: Seconds without a report that are taken for a hang; 0 to watch nothing.
             poll: Seconds between looks.
         """
@@ -52,10 +54,10 @@ class HangWatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Watches nothing meanwhile, as while something is compiled, nor before the next report."""
+        """Watches nothing meanwhile, as while something is compiled; the end is a report."""
         self._last = None
         yield
-        self._last = None
+        self.report()
 
     def _watch(self) -> None:
         told: float | None = None
@@ -67,14 +69,16 @@ class HangWatch:
             self._tell(time.monotonic() - last)
 
     def _tell(self, seconds: float) -> None:
-        path = self._directory / f"hang-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+        """Writes to standard error first: the directory may be what hangs."""
+        name = f"hang-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        path = self._directory / name
         words = f"nfx: no step has ended for {seconds:.0f} s; waiting on. Stacks of all threads:\n"
-        with contextlib.suppress(OSError), path.open("w") as file:
-            file.write(words)
-            file.flush()
-            faulthandler.dump_traceback(file)
         sys.stderr.write(f"\n{words}")
         sys.stderr.flush()
         with contextlib.suppress(OSError, ValueError):  # not a file of the system
             faulthandler.dump_traceback(sys.stderr)
+        with contextlib.suppress(OSError), path.open("w") as file:
+            file.write(words)
+            file.flush()
+            faulthandler.dump_traceback(file)
         sys.stderr.write(f"nfx: they are in {str(path)!r} too.\n")

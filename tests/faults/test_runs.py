@@ -3,30 +3,34 @@
 import json
 import shutil
 import signal
+import time
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from nfx.cli import main
 from nfx.data import training_indices
 from nfx.recipes import _session
+from nfx.recipes._feed import Feed
 from nfx.train import lock_directory, read_metrics, run_training, without_pace
 
 
 # One worker runs them all: they share a finished run.
-pytestmark = pytest.mark.xdist_group("faulty runs")
+pytestmark = [pytest.mark.xdist_group("faulty runs"), pytest.mark.usefixtures("quick_runs")]
 
 SMALL = [
-    "--model", "nfnet_nano", "--batch-size", "16", "--steps", "12", "--checkpoint-every", "4",
+    "--model", "nfnet_nano", "--image-size", "16", "--batch-size", "16", "--mesh", "data=1",
+    "--steps", "12", "--checkpoint-every", "4",
     "--evaluate-every", "100", "--log-every", "3", "--warmup-steps", "5",
     "--clipping", "None",
 ]  # fmt: skip
 
 
-def train(run_dir, *options):
-    return main(["train", "--run-dir", str(run_dir), *SMALL, *options])
+@pytest.fixture(scope="module")
+def train(images):
+    """Runs the command and returns its code."""
+    where = ["train", "--data", str(images), *SMALL]
+    return lambda run_dir, *options: main([*where, "--run-dir", str(run_dir), *options])
 
 
 def outcome(run_dir):
@@ -34,24 +38,8 @@ def outcome(run_dir):
     return json.loads((run_dir / "result.json").read_text())["params_digest"], records
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """What one of these runs compiles, the others load."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilations")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    for settings in (names, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is names:
-            yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, quick_runs, train):
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
     assert train(run_dir) == 0
     return run_dir
@@ -72,7 +60,9 @@ def disturb(monkeypatch, change):
 
 
 @pytest.mark.parametrize("at", [2, 8])
-def test_a_run_that_is_stopped_resumes_to_the_same_bits(finished, tmp_path, capfd, monkeypatch, at):
+def test_a_run_that_is_stopped_resumes_to_the_same_bits(
+    train, finished, tmp_path, capfd, monkeypatch, at
+):
     def stop(number, batch, metrics, observer):
         if number == at:
             observer._session.guard.stop.take(signal.SIGTERM)
@@ -101,7 +91,9 @@ def poison(bad_labels):
 
 
 @pytest.mark.slow
-def test_a_batch_that_is_not_finite_is_named_or_left_out(tmp_path, capsys, monkeypatch):
+def test_a_batch_that_is_not_finite_is_named_or_left_out(
+    train, images, tmp_path, capsys, monkeypatch
+):
     labels = {}
 
     def note(number, batch, metrics, observer):
@@ -115,15 +107,16 @@ def test_a_batch_that_is_not_finite_is_named_or_left_out(tmp_path, capsys, monke
 
     assert train(tmp_path / "stops") == 1
     error = capsys.readouterr().err
-    names = training_indices(5000, 16, seed=0, batch=5)
+    paths = sorted(path.relative_to(images).as_posix() for path in images.glob("train/*/*"))
+    names = [paths[index] for index in training_indices(240, 16, seed=0, batch=5)]
     assert "at step 6 the metrics were" in error
-    assert f"Its images are 'image {names[0]}', 'image {names[1]}'" in error
+    assert f"Its images are {names[0]!r}, {names[1]!r}" in error
     assert "and 11 more" in error
 
     assert train(tmp_path / "skips", "--on-nonfinite", "skip") == 0
     (record,) = map(json.loads, (tmp_path / "skips" / "nonfinite.jsonl").read_text().splitlines())
     assert (record["step"], record["batch"], record["left_out"]) == (6, 5, True)
-    assert record["images"] == [f"image {index}" for index in names]
+    assert record["images"] == names
     assert "Its batch is left out (1 of at most 5)" in capsys.readouterr().out
 
     # What was left out is known to whoever resumes from before it.
@@ -136,7 +129,7 @@ def test_a_batch_that_is_not_finite_is_named_or_left_out(tmp_path, capsys, monke
     assert outcome(known) == outcome(tmp_path / "skips")
 
 
-def test_a_run_that_is_never_finite_gives_up(tmp_path, capsys, monkeypatch):
+def test_a_run_that_is_never_finite_gives_up(train, tmp_path, capsys, monkeypatch):
     def bad(number, batch, metrics, observer):
         metrics["loss"] = np.float32(np.inf if number >= 2 else 1)
         return metrics
@@ -148,7 +141,9 @@ def test_a_run_that_is_never_finite_gives_up(tmp_path, capsys, monkeypatch):
     assert [json.loads(record)["batch"] for record in records] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_damaged_newest_checkpoint_is_warned_of_and_trained_again(finished, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_warned_of_and_trained_again(
+    train, finished, tmp_path, capsys
+):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
     (run_dir / "result.json").unlink()
@@ -164,7 +159,22 @@ def test_a_damaged_newest_checkpoint_is_warned_of_and_trained_again(finished, tm
     assert (run_dir / "checkpoints" / "12").is_dir()
 
 
-def test_a_run_that_another_process_trains_is_refused(finished, capsys):
+def test_a_run_that_another_process_trains_is_refused(train, finished, capsys):
     with lock_directory(finished, say=print):
         assert train(finished, "--resume") == 1
     assert "is in use by another process" in capsys.readouterr().err
+
+
+def test_a_first_batch_that_never_comes_is_told(train, finished, tmp_path, monkeypatch, capfd):
+    def training(*arguments, **options):
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.glob("run/hang-*.txt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        raise ValueError("that was long")
+        yield
+
+    monkeypatch.setattr(Feed, "training", training)
+    assert train(tmp_path / "run", "--hang-timeout", "0.3") == 1
+    error = capfd.readouterr().err
+    assert "that was long" in error
+    assert "no step has ended for" in error

@@ -131,18 +131,26 @@ def test_a_hang_is_told_once_with_the_stacks_of_all_threads(tmp_path, capfd):
         assert not list(tmp_path.iterdir())
         watch.report()
         wait_until(lambda: any(tmp_path.iterdir()))
-        time.sleep(0.5)
-        assert len(list(tmp_path.iterdir())) == 1
+        time.sleep(0.4)
         with watch.paused():
             time.sleep(0.4)
-        time.sleep(0.4)
+        assert len(list(tmp_path.iterdir())) == 1
     (path,) = tmp_path.iterdir()
     text = path.read_text()
-    assert re.fullmatch(r"hang-\d{8}-\d{6}\.txt", path.name)
+    assert re.fullmatch(rf"hang-\d{{8}}-\d{{6}}-{os.getpid()}\.txt", path.name)
     assert "no step has ended for 0 s" in text
     assert "test_a_hang_is_told_once_with_the_stacks_of_all_threads" in text
     assert len(re.findall("[Tt]hread 0x", text)) > 1
     assert "test_a_hang_is_told_once" in capfd.readouterr().err
+
+
+def test_a_hang_after_a_pause_is_told_though_the_directory_hangs_too(tmp_path, capfd):
+    told = lambda: "no step has ended for 0 s" in capfd.readouterr().err
+    with HangWatch(tmp_path / "gone", timeout=0.2, poll=0.02) as watch:
+        with watch.paused():
+            time.sleep(0.4)
+        assert not told()
+        wait_until(told)
 
 
 def test_no_hang_is_told_while_steps_end_or_if_it_is_switched_off(tmp_path):
