@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfx.checkpoint import CheckpointError, CheckpointStore, leaf_digests, tree_digest
+from nfx.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    leaf_digests,
+    restore_newest,
+    tree_digest,
+)
 
 
 # Orbax leaves futures of a failed read behind, which complain when they are collected.
@@ -71,7 +77,7 @@ def test_the_best_is_kept_beside_the_latest(store):
 
 def test_training_goes_on_from_the_latest_and_not_from_the_best(store):
     save_scored(store, {1: 0.9, 2: 0.1, 3: 0.2})
-    step, found = store.restore_newest(state())
+    step, found = restore_newest(store, state())
     assert step == 3
     assert tree_digest(found) == tree_digest(state(3))
 

@@ -76,13 +76,30 @@ def damaged_files(folder: Path) -> str:
     return np.asarray(told).tobytes().decode(errors="replace").rstrip()
 
 
+def is_as_listed(folder: Path, name: str) -> bool:
+    """Whether one of a folder's files is what was listed."""
+    try:
+        return _listed(folder)[name] == _digest(folder / name)
+    except _NO_LIST:
+        return False
+
+
+# What reading a list that was damaged raises.
+_NO_LIST = (OSError, ValueError, KeyError, TypeError)
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The digests of a folder's files by name."""
+    content = json.loads((folder / LIST).read_text())
+    if content["seal"] != _seal(content["sha256"]):
+        raise ValueError("it is not what was written")
+    return content["sha256"]
+
+
 def _compared(folder: Path) -> str:
     try:
-        content = json.loads((folder / LIST).read_text())
-        expected = content["sha256"]
-        if content["seal"] != _seal(expected):
-            raise ValueError("it is not what was written")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = _listed(folder)
+    except _NO_LIST as error:
         return f"its list of files, {LIST!r}, cannot be used ({error})"
     with ThreadPoolExecutor() as threads:
         found = threads.map(_digest, (folder / name for name in expected))

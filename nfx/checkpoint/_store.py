@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -13,8 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nfx.checkpoint._files import damaged_files, ListedFolder
-from nfx.checkpoint._record import best_step, damage, is_sealed, LatestAndBest, make_record
+from nfx.checkpoint._files import damaged_files, is_as_listed, ListedFolder
+from nfx.checkpoint._record import best_step, damaged_arrays, LatestAndBest, make_record
 
 
 State = TypeVar("State", bound=PyTree)
@@ -27,7 +27,7 @@ _RETRY_SECONDS = 1.0
 
 
 # Where Orbax writes the record of a checkpoint.
-_RECORD = Path("record", "metadata")
+_RECORD = "record/metadata"
 
 
 def _ignore(message: str) -> None:
@@ -66,7 +66,7 @@ class CheckpointStore:
             warn: Is told of what went wrong and was mended.
         """
         self.directory = Path(directory).absolute()
-        self._keep, self._read_only, self._warn = keep, read_only, warn
+        self._keep, self._read_only, self.warn = keep, read_only, warn
         self._scores: dict[int, float] = {}
         self._manager = self._open()
         self._scores.update(self._saved_scores())
@@ -119,6 +119,22 @@ class CheckpointStore:
     def best(self) -> int | None:
         """Returns the step with the highest score, the later of equal ones; None without any."""
         return best_step(self._scores, self.steps())
+
+    def put_aside(self, steps: Collection[int]) -> Path:
+        """Moves checkpoints beside the directory, into `NAME.damaged`; of all processes one does.
+
+        Returns:
+            The folder that they are moved into.
+        """
+        aside = self.directory.with_name(self.directory.name + ".damaged")
+        if jax.process_index() == 0:
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (self.directory / str(step)).rename(aside / str(step))
+        ocp.multihost.sync_global_processes("nfx: checkpoints are put aside")
+        self._manager.reload()
+        return aside
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint."""
@@ -184,7 +200,7 @@ class CheckpointStore:
                     f"{_latest(self.directory)}. Make room there and see that it can be written, "
                     "then resume."
                 ) from error
-            self._warn(f"{words} It is tried once more.")
+            self.warn(f"{words} It is tried once more.")
             self._reopen()
             return True
         return False
@@ -214,58 +230,11 @@ class CheckpointStore:
         """
         scores: dict[int, float] = {}
         for step in self.steps():
-            with contextlib.suppress(OSError, ValueError):
-                record = json.loads((self.directory / str(step) / _RECORD).read_bytes())
-                if is_sealed(record) and record.get("score") is not None:
-                    scores[step] = record["score"]
+            folder = self.directory / str(step)
+            if is_as_listed(folder, _RECORD):
+                score = json.loads((folder / _RECORD).read_bytes())["score"]
+                scores.update({} if score is None else {step: score})
         return scores
-
-    def restore_newest(self, like: State, *, newest: int | None = None) -> tuple[int, State] | None:
-        """Loads the newest checkpoint that is whole, and puts damaged ones after it aside.
-
-        Each damaged one is warned of, and moved beside the directory, into `NAME.damaged`.
-
-        Args:
-            like: See `restore`.
-            newest: The step to begin with, by default the latest that is seen here.
-
-        Returns:
-            Its step and state; None if there is no checkpoint at all.
-
-        Raises:
-            CheckpointError: If there are checkpoints and none can be loaded, with what is wrong
-                with each. Nothing is moved then: all may be of another model.
-        """
-        damaged: dict[int, CheckpointError] = {}
-        seen = [step for step in self.steps() if newest is None or step < newest]
-        for step in reversed(seen if newest is None else [*seen, newest]):
-            try:
-                state = self.restore(like, step=step)
-            except CheckpointError as error:
-                damaged[step] = error
-                continue
-            self._put_aside(damaged, step)
-            return step, state
-        if damaged:
-            reasons = "\n".join(f"- {error}" for error in damaged.values())
-            raise CheckpointError(
-                f"None of the {len(damaged)} checkpoints in {str(self.directory)!r} can be "
-                f"loaded:\n{reasons}"
-            )
-        return None
-
-    def _put_aside(self, damaged: Mapping[int, CheckpointError], good: int) -> None:
-        if not damaged:
-            return
-        aside = self.directory.with_name(self.directory.name + ".damaged")
-        for step, error in damaged.items():
-            self._warn(f"{error}\nIt is moved into {str(aside)!r}; going on from step {good}.")
-            if jax.process_index() == 0:
-                aside.mkdir(exist_ok=True)
-                shutil.rmtree(aside / str(step), ignore_errors=True)
-                (self.directory / str(step)).rename(aside / str(step))
-        ocp.multihost.sync_global_processes("nfx: damaged checkpoints are put aside")
-        self._manager.reload()
 
     def restore(self, like: State, *, step: Which = None) -> State:
         """Loads a checkpoint.
@@ -297,13 +266,13 @@ class CheckpointStore:
                 "files are as they were written, and it is of another model or of another version "
                 f"of nfx ({_first_line(error)})."
             ) from error
-        self._raise_if(damage(restored["state"], restored["record"]), step)
+        self._raise_if(damaged_arrays(restored["state"], restored["record"]["digests"]), step)
         return restored["state"]
 
-    def _raise_if(self, problem: str, step: int) -> None:
-        if problem:
+    def _raise_if(self, damage: str, step: int) -> None:
+        if damage:
             raise CheckpointError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {problem}. "
+                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}. "
                 "Remove the folder of that step to fall back on an earlier one: "
                 f"{_others(self.steps(), step)}."
             )

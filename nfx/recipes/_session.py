@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from nfx.checkpoint import CheckpointStore
+from nfx.checkpoint import CheckpointStore, restore_newest
 from nfx.data import ImageError, Images, kept_batch, training_indices
 from nfx.recipes._build import abstract_batch, Parts
 from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvaluation
@@ -136,7 +136,7 @@ class Session:
         if newest < 0:
             return jax.block_until_ready(self._new_state()), ()
         like = abstract_state(parts.build_model, parts.optimizer, mesh)
-        restored = store.restore_newest(like, newest=newest)
+        restored = restore_newest(store, like, newest=newest)
         assert restored is not None  # there is one, or it raises
         step, state = restored
         self.display.say(f"Resumed from the checkpoint of step {step:,}.")

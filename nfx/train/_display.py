@@ -146,5 +146,5 @@ class Display:
         }
 
 
-def _words(rows: Sequence[tuple[str, str]], values: Mapping[str, float]) -> str:
+def _words(rows: Sequence[tuple[str, str]], values: Mapping[str, Any]) -> str:
     return "  ".join(form.format(values[name]) for name, form in rows if name in values)

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nfx.checkpoint import _store, CheckpointError, CheckpointStore, tree_digest
+from nfx.checkpoint import _store, CheckpointError, CheckpointStore, restore_newest, tree_digest
 from nfx.checkpoint._files import list_files
-from nfx.checkpoint._record import _seal
 
 
 # Orbax leaves futures of a failed read or write behind, which complain when they are collected.
@@ -83,7 +82,7 @@ def test_damage_to_any_file_is_seen_and_named_and_the_checkpoint_before_it_loade
         damage(copy / "2" / file, change)
         warnings = []
         with CheckpointStore(copy, warn=warnings.append) as store:
-            step, found = store.restore_newest(state())
+            step, found = restore_newest(store, state())
             assert (step, tree_digest(found)) == (1, tree_digest(state(1))), file
             assert store.progress(step) == PROGRESS
             assert store.config(step) == {"seed": 3}
@@ -117,7 +116,7 @@ def test_what_is_read_is_compared_with_what_was_in_memory(whole, tmp_path):
     record = copy / "2" / "record" / "metadata"
     content = json.loads(record.read_text())
     content["digests"]["step"] = content["digests"]["model/bias"]
-    record.write_text(json.dumps({**content, "seal": _seal(content)}))
+    record.write_text(json.dumps(content))
     (copy / "2" / "files.json").unlink()
     list_files(copy / "2")
     with (
@@ -134,7 +133,7 @@ def test_if_no_checkpoint_is_good_all_are_listed_and_kept(whole, tmp_path):
         damage(copy / str(step) / "record" / "metadata", truncate)
     with CheckpointStore(copy) as store:
         with pytest.raises(CheckpointError, match="None of the 2 checkpoints") as error:
-            store.restore_newest(state())
+            restore_newest(store, state())
         assert store.steps() == [1, 2]
     assert "step 1" in str(error.value)
     assert "step 2" in str(error.value)
@@ -142,7 +141,7 @@ def test_if_no_checkpoint_is_good_all_are_listed_and_kept(whole, tmp_path):
 
 def test_no_checkpoint_is_no_damage(tmp_path):
     with CheckpointStore(tmp_path) as store:
-        assert store.restore_newest(state()) is None
+        assert restore_newest(store, state()) is None
 
 
 def test_a_step_whose_checkpoint_was_damaged_is_saved_again(whole, tmp_path):
@@ -150,7 +149,7 @@ def test_a_step_whose_checkpoint_was_damaged_is_saved_again(whole, tmp_path):
     shutil.copytree(whole, copy)
     damage(copy / "2" / "record" / "metadata", truncate)
     with CheckpointStore(copy) as store:
-        assert store.restore_newest(state())[0] == 1
+        assert restore_newest(store, state())[0] == 1
         store.save(2, state(7), blocking=True)
         assert tree_digest(store.restore(state(), step=2)) == tree_digest(state(7))
 
