@@ -80,13 +80,12 @@ def main(arguments: Sequence[str]) -> int:
         args=arguments,
         default=TrainCommand(name, "", False, recipe, RunOptions(), ProcessOptions()),
     )
-    initialize_processes(command.processes)
-    if command.dry_run:
-        return _dry_run(command)
     stop = StopRequest()
     try:
         with stop_on_signals(stop):
             initialize_processes(command.processes)
+            if command.dry_run:
+                return _dry_run(command)
             train(command.hyperparameters, command.run, name=command.recipe, stop=stop)
     except TrainingStopped as stopped:
         print(f"nfx: {stopped}", file=sys.stderr)
