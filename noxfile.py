@@ -50,11 +50,20 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The suite on four virtual devices, with shapes checked at run time.
 
-    What is marked slow runs on one Python.
+    What is marked slow runs on one Python, and what is marked long not here.
     """
     session.install("-e", ".[all]", "--group", "tests", "--group", "compilers")
-    chosen = [] if session.python == PYTHONS[0] else ["-m", "not slow"]
-    session.run("pytest", "--numprocesses", "2", "--dist", "loadgroup", *chosen, *session.posargs)
+    chosen = "not long" if session.python == PYTHONS[0] else "not slow and not long"
+    session.run(
+        "pytest", "--numprocesses", "2", "--dist", "loadgroup", "-m", chosen, *session.posargs
+    )
+
+
+@nox.session(default=False, python=PYTHONS[:1])
+def long(session: nox.Session) -> None:
+    """More cases of what the suite has some of."""
+    session.install("-e", ".[all]", "--group", "tests")
+    session.run("pytest", "-m", "long", *session.posargs)
 
 
 @nox.session(default=False, python=PYTHONS[:1])

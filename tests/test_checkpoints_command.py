@@ -27,6 +27,7 @@ from nfx.train import create_state, lock_directory, RunDirectory
 # Orbax leaves futures of a failed read behind, which complain when they are collected.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.slow,
     pytest.mark.xdist_group("checkpoints"),
 ]
 

@@ -24,7 +24,7 @@ from nfx.train import abstract_state, create_state, RunDirectory
 from nfx.weights import to_timm, write_weights
 
 
-pytestmark = pytest.mark.xdist_group("fine-tuning")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fine-tuning")]
 
 SMALL = Recipe(model="nfnet_nano", batch_size=16, steps=2, warmup_steps=1.0, seed=1)
 OTHERS = ("cat", "dog", "eel")
@@ -134,7 +134,7 @@ def test_a_file_of_weights_is_adapted_to_gray_images(weights):
     assert "normalized otherwise" in start_from(rgb, parts_of(rgb, OTHERS), mesh_of(data=1))[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_weights_start_a_stacked_run_and_the_other_way_round(tmp_path):
     plain = dataclasses.replace(SMALL, model="nfnet_micro")
     stacked = dataclasses.replace(plain, stack=True, remat="full", unroll=2)
@@ -232,7 +232,7 @@ def result(run_dir):
     return json.loads((run_dir / "result.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_is_better_than_to_begin_anew(tuned, tmp_path):
     few, run = tuned
     anew = train(few, RunOptions(run_dir=str(tmp_path / "anew"))).path
@@ -240,7 +240,7 @@ def test_fine_tuning_is_better_than_to_begin_anew(tuned, tmp_path):
     assert accuracies[0] + 0.1 < accuracies[1], accuracies  # 33 % and 71 %
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_without_the_weights_it_started_from(tuned, tmp_path, capsys):
     _, run = tuned
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["0", "12"]

@@ -129,6 +129,7 @@ def check_table(found, laws):
     assert sum(differ) <= 5
 
 
+@pytest.mark.long  # one or two minutes
 @pytest.mark.slow
 def test_every_clipping_bug_is_caught_and_every_law_catches():
     check_table(found_by_laws(broken_clipping_laws, planted.CLIPPERS), CLIPPING_LAWS)

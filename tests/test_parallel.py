@@ -350,7 +350,7 @@ def test_no_leaf_is_weakly_typed(name):
 
 
 @pytest.mark.slow  # two models, compiled twice
-@pytest.mark.parametrize("name", ["nfnet_nano", "resnet50"])
+@pytest.mark.parametrize("name", ["nfnet_nano", pytest.param("resnet50", marks=pytest.mark.long)])
 def test_two_gradients_a_step_and_batch_norm_are_as_on_one_device(name):
     optimizer = nfx.optim.sharpness_aware(nfnet_sgd(0.1, clipping=None), 0.05)
     depths = (

@@ -38,7 +38,7 @@ from nfx.train import Outcomes, read_metrics, RunDirectoryError, without_pace
 
 
 # One worker runs them all: they share a finished run.
-pytestmark = pytest.mark.xdist_group("report")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
 
 # Names that break a page that takes them for HTML, or for a formula.
 CLASSES = ["$\\frac{", '<img src=x onerror="alert(1)">', "cats & 'dogs'"]

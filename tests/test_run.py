@@ -180,6 +180,7 @@ def refused(capsys, *arguments):
     return error
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_with_the_reason(tmp_path, capsys):
     error = refused(capsys, "train", "--run-dir", str(tmp_path / "nan"), *SMALL,
                     "--learning-rate", "1e25", "--clipping", "1e6")  # fmt: skip
@@ -247,6 +248,7 @@ def test_a_run_whose_images_changed_is_not_continued(finished, capsys, tmp_path)
     assert "'images': [5000, 1000]" in error
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_trains(tmp_path):
     for split, count in (("train", 8), ("test", 4)):
         for index, name in enumerate(("red", "blue")):

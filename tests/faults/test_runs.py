@@ -16,7 +16,11 @@ from nfx.train import lock_directory, read_metrics, run_training, without_pace
 
 
 # One worker runs them all: they share a finished run.
-pytestmark = [pytest.mark.xdist_group("faulty runs"), pytest.mark.usefixtures("quick_runs")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("faulty runs"),
+    pytest.mark.usefixtures("quick_runs"),
+]
 
 SMALL = [
     "--model", "nfnet_nano", "--image-size", "16", "--batch-size", "16", "--mesh", "data=1",
@@ -90,7 +94,6 @@ def poison(bad_labels):
     return change
 
 
-@pytest.mark.slow
 def test_a_batch_that_is_not_finite_is_named_or_left_out(
     train, images, tmp_path, capsys, monkeypatch
 ):
