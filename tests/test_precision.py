@@ -289,7 +289,7 @@ def test_a_plan_of_microbatches_sends_activations_in_parts():
     [
         ("nfnet_nano", PLAIN, 3, "microbatches=3 must divide the 4 images"),
         ("nfnet_nano", PLAIN, 0, "microbatches=0 must divide"),
-        ("nfnet_nano", EVERYTHING, 4, "4 of a batch, in 4 microbatches of 1"),
+        ("nfnet_nano", EVERYTHING, 4, "4 of a batch in 4 microbatches"),
         ("se_resnext_micro", PLAIN, 2, "must be 1 for a batch-normalized model"),
     ],
 )
