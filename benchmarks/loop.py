@@ -95,7 +95,7 @@ class Run:
 
 
 def training_batches(parts, recipe, mesh, first_step):
-    feed = Feed(parts.images, mesh, lambda *_: None)
+    feed = Feed(parts.images, mesh)
     return feed.training(recipe.batch_size, seed=recipe.seed, first_step=first_step)
 
 

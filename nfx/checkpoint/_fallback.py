@@ -1,5 +1,7 @@
 """Going back to an earlier checkpoint where the latest is damaged."""
 
+from collections.abc import Iterable
+
 from nfx.checkpoint._store import CheckpointError, CheckpointStore, State
 
 
@@ -24,23 +26,38 @@ def restore_newest(
         CheckpointError: If there are checkpoints and none can be loaded, with what is wrong with
             each. Nothing is moved then: all may be of another model.
     """
-    damaged: dict[int, CheckpointError] = {}
     seen = [step for step in store.steps() if newest is None or step < newest]
-    for step in reversed(seen if newest is None else [*seen, newest]):
-        try:
-            state = store.restore(like, step=step)
-        except CheckpointError as error:
-            damaged[step] = error
-            continue
-        if damaged:
-            aside = store.put_aside(damaged)
-            for error in damaged.values():
-                store.warn(f"{error}\nIt is moved into {str(aside)!r}; going on from step {step}.")
-        return step, state
-    if damaged:
+    found, damaged = first_whole(store, like, [*([] if newest is None else [newest]), *seen[::-1]])
+    if damaged and found is None:
         reasons = "\n".join(f"- {error}" for error in damaged.values())
         raise CheckpointError(
             f"None of the {len(damaged)} checkpoints in {str(store.directory)!r} can be "
             f"loaded:\n{reasons}"
         )
-    return None
+    if damaged and found is not None:
+        aside, (step, _) = store.put_aside(damaged), found
+        for error in damaged.values():
+            store.warn(f"{error}\nIt is moved into {str(aside)!r}; going on from step {step}.")
+    return found
+
+
+def first_whole(
+    store: CheckpointStore, like: State, steps: Iterable[int]
+) -> tuple[tuple[int, State] | None, dict[int, CheckpointError]]:
+    """Loads the first checkpoint that is whole, of some in the order in which they are tried.
+
+    Args:
+        store: The checkpoints.
+        like: See `CheckpointStore.restore`.
+        steps: Their steps.
+
+    Returns:
+        Its step and state, None if there is none; and what is wrong with those before it.
+    """
+    damaged: dict[int, CheckpointError] = {}
+    for step in steps:
+        try:
+            return (step, store.restore(like, step=step)), damaged
+        except CheckpointError as error:
+            damaged[step] = error
+    return None, damaged

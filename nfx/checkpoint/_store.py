@@ -25,7 +25,6 @@ Which = int | Literal["best"] | None
 # How long a save that failed waits until it is tried again: a full disk may be cleared meanwhile.
 _RETRY_SECONDS = 1.0
 
-
 # Where Orbax writes the record of a checkpoint.
 _RECORD = "record/metadata"
 
@@ -126,7 +125,7 @@ class CheckpointStore:
         Returns:
             The folder that they are moved into.
         """
-        aside = self.directory.with_name(self.directory.name + ".damaged")
+        aside = damaged_folder(self.directory)
         if jax.process_index() == 0:
             aside.mkdir(exist_ok=True)
             for step in steps:
@@ -296,6 +295,11 @@ class CheckpointStore:
             f"{wanted.get(which, f'No checkpoint of step {which}')} in {str(self.directory)!r}: it "
             f"has {found}. Check the directory, or train first."
         )
+
+
+def damaged_folder(directory: Path) -> Path:
+    """Returns where the damaged checkpoints of a directory are put aside."""
+    return directory.with_name(directory.name + ".damaged")
 
 
 def _latest(directory: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from nfx.cli._refuse import refuse
 from nfx.data import BadImage, read_class_names
 from nfx.recipes import evaluate, evaluate_weights, find_run, SavedRun
 from nfx.train import Evaluation
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
-    _refuse(command, "A run knows its model, its classes and its images", _OF_WEIGHTS)
+    refuse(command, _OF_WEIGHTS, "A run knows its model, its classes and its images")
     evaluation = evaluate(
         run.path,
         data=command.data,
@@ -89,7 +90,7 @@ def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping
 
 
 def _of_weights(command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
-    _refuse(command, "A file of weights has no steps, and a run is a folder", ("step",))
+    refuse(command, ("step",), "A file of weights has no steps, and a run is a folder")
     evaluation = evaluate_weights(
         command.what,
         command.data,
@@ -102,12 +103,6 @@ def _of_weights(command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evalu
         offline=command.offline,
     )
     return {"weights": evaluation}
-
-
-def _refuse(command: EvaluateCommand, reason: str, options: Sequence[str]) -> None:
-    for option in options:
-        if getattr(command, option) is not None:
-            raise ValueError(f"{reason}: leave --{option.replace('_', '-')} out.")
 
 
 def _as_json(evaluations: Mapping[str, Evaluation]) -> str:

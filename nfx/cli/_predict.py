@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from nfx.cli._refuse import refuse
 from nfx.data import list_images, read_class_names
 from nfx.serving import is_artefact, load_artefact, predict_images, Prediction
 
@@ -63,12 +64,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _by_artefact(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
-    for option in ("model", "class_names", "image_size"):
-        if getattr(command, option) is not None:
-            raise ValueError(
-                f"An artefact knows its model, its classes and the size of its images: leave "
-                f"--{option.replace('_', '-')} out."
-            )
+    known = ("model", "class_names", "image_size")
+    refuse(command, known, "An artefact knows its model, its classes and the size of its images")
     artefact = load_artefact(command.what)
     return predict_images(artefact, files, top=command.top, batch_size=command.batch_size)
 

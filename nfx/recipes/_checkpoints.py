@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from nfx.checkpoint import CheckpointError, CheckpointStore
+from nfx.checkpoint import CheckpointError, CheckpointStore, damaged_folder
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._classifier import run_classifier, save_classifier
 from nfx.recipes._evaluation import compile_evaluation, parts_without_images, restore_run
 from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import recipe_from_config
-from nfx.sharding import make_mesh, parse_mesh_shape
-from nfx.train import Evaluation, lock_directory, run_evaluation, RunDirectory
+from nfx.sharding import place_whole, read_mesh
+from nfx.train import Evaluation, lock_directory, run_evaluation, RunDirectory, state_shardings
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -83,8 +83,7 @@ def list_checkpoints(run: str | Path) -> list[SavedCheckpoint]:
 
 def damaged_checkpoints(run: str | Path) -> dict[int, Path]:
     """Returns where the damaged checkpoints are that a run has put aside, by step."""
-    directory = RunDirectory.open(run).checkpoints
-    aside = directory.with_name(directory.name + ".damaged")
+    aside = damaged_folder(RunDirectory.open(run).checkpoints)
     found = sorted((int(path.name), path) for path in aside.glob("*") if path.name.isdecimal())
     return dict(found)
 
@@ -157,7 +156,7 @@ def average_checkpoints(
     save_classifier(run_classifier(directory, parts, mean, None), path)
     if not evaluate:
         return AverageResult(path, None, {})
-    found, *single = _evaluate(directory, parts, [mean, *models], mesh)
+    found, *single = _evaluate(parts, [mean, *models], mesh)
     return AverageResult(path, found, dict(zip(chosen, single, strict=True)))
 
 
@@ -220,17 +219,13 @@ def prune_checkpoints(
     return kept, others
 
 
-def _evaluate(
-    directory: RunDirectory, parts: Parts, models: Sequence[PyTree], mesh: str
-) -> list[Evaluation]:
-    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
-    feed = Feed(parts.images, devices, lambda split, count, bad: None)
-    like = restore_run(directory, parts, devices)
-    step = compile_evaluation(like.model, like.statistics, parts.preprocessing, feed)
-    place = lambda model: jax.tree.map(
-        lambda leaf, there: jax.device_put(leaf, there.sharding), model, like.model
-    )
-    return run_evaluation(step, list(map(place, models)), like.statistics, feed.evaluation())
+def _evaluate(parts: Parts, models: Sequence[PyTree], mesh: str) -> list[Evaluation]:
+    devices = read_mesh(mesh)
+    feed = Feed(parts.images, devices)
+    placed = [place_whole(model, state_shardings(model, devices)) for model in models]
+    # Those that have statistics are not averaged.
+    step = compile_evaluation(placed[0], None, parts.preprocessing, feed)
+    return run_evaluation(step, placed, None, feed.evaluation())
 
 
 def _steps(directory: RunDirectory) -> list[int]:

@@ -1,13 +1,11 @@
 """A trained classifier, wherever it comes from: a run, a file of weights, the Hub."""
 
 import dataclasses
-import functools as ft
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -20,7 +18,7 @@ from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config
 from nfx.recipes._saved import find_run, SavedRun
 from nfx.serving import check_positive, ImageFormat
-from nfx.sharding import replicated
+from nfx.sharding import place_whole, replicated
 from nfx.train import RunDirectory, state_shardings
 from nfx.weights import (
     load_pretrained,
@@ -55,13 +53,12 @@ class Classifier:
 
         Of several processes all must have it, and call this.
         """
-        place = lambda leaf, sharding: jax.make_array_from_callback(
-            leaf.shape, sharding, np.asarray(leaf).__getitem__
-        )
         return dataclasses.replace(
             self,
-            model=jax.tree.map(place, self.model, state_shardings(self.model, mesh)),
-            statistics=jax.tree.map(ft.partial(place, sharding=replicated(mesh)), self.statistics),
+            model=place_whole(self.model, state_shardings(self.model, mesh)),
+            statistics=place_whole(
+                self.statistics, jax.tree.map(lambda _: replicated(mesh), self.statistics)
+            ),
         )
 
 

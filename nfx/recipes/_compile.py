@@ -25,8 +25,8 @@ from nfx.sharding import (
     abstract_mesh,
     batch_spec,
     Communication,
-    make_mesh,
     parse_mesh_shape,
+    read_mesh,
     replicated,
 )
 from nfx.train import abstract_state, infer, Plan, plan_step, PrecisionName, shard_model
@@ -127,7 +127,7 @@ def compile_recipe(
 ) -> CompiledProgram:
     """As `compile_model`, of a recipe with what the options change already in it."""
     devices = _devices(options)
-    mesh = make_mesh(parse_mesh_shape(options.mesh, len(devices)), devices)
+    mesh = read_mesh(options.mesh, devices)
     check_mesh(recipe, mesh)
     parts = _parts(recipe, options)
     program, arguments = _PROGRAMS[options.program](recipe, parts, mesh, _communication(options))

@@ -4,14 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax
-
 from nfx.augment import Augmentation
 from nfx.data import BadImage, CentreView, Images, open_sources, Splits
 from nfx.recipes._classifier import Classifier, load_classifier
 from nfx.recipes._evaluation import compile_evaluation
-from nfx.recipes._feed import Feed
-from nfx.sharding import make_mesh, parse_mesh_shape
+from nfx.recipes._feed import Feed, ignore_skipped
+from nfx.sharding import read_mesh
 from nfx.train import Evaluation, Preprocessing, run_evaluation
 
 
@@ -24,7 +22,7 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
     image_size: int | None = None,
     mesh: str = "data=all",
     bad_images: Literal["raise", "skip"] = "raise",
-    on_skip: Callable[[str, int, BadImage], None] = lambda split, count, bad: None,
+    on_skip: Callable[[str, int, BadImage], None] = ignore_skipped,
     offline: bool = False,
 ) -> Evaluation:
     """Evaluates a file of weights, or a name of the Hub, on every test image once.
@@ -58,7 +56,7 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
     form = classifier.images
     view = CentreView(form.size, form.channels, form.view, form.crop)
     images = Images(source, view, bad_images)
-    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
+    devices = read_mesh(mesh)
     feed = Feed(Splits(images, images), devices, on_skip)
     placed = classifier.on(devices)
     preprocessing = Preprocessing(form.mean, form.std, Augmentation())

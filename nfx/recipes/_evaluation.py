@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointStore, Which
-from nfx.data import BadImage, no_images, Splits
+from nfx.data import BadImage, Images, no_images, Splits
 from nfx.recipes._build import abstract_batch, build_parts, Parts
-from nfx.recipes._feed import Feed
+from nfx.recipes._feed import Feed, ignore_skipped
 from nfx.recipes._recipe import recipe_from_config
-from nfx.sharding import make_mesh, parse_mesh_shape
+from nfx.sharding import make_mesh, read_mesh
 from nfx.train import (
     abstract_state,
     compile_for_all,
@@ -47,7 +47,7 @@ def evaluate(
     step: Which = None,
     mesh: str = "data=all",
     bad_images: Literal["raise", "skip"] | None = None,
-    on_skip: Callable[[str, int, BadImage], None] | None = None,
+    on_skip: Callable[[str, int, BadImage], None] = ignore_skipped,
 ) -> RunEvaluation:
     """Evaluates a checkpoint of a run on every test image once.
 
@@ -70,22 +70,26 @@ def evaluate(
     """
     directory = RunDirectory.open(run_dir)
     recipe = recipe_from_config(directory.config)
-    parts = build_parts(
-        dataclasses.replace(
-            recipe, data=data or recipe.data, bad_images=bad_images or recipe.bad_images
-        )
+    recipe = dataclasses.replace(
+        recipe, data=data or recipe.data, bad_images=bad_images or recipe.bad_images
     )
-    known, found = directory.config.get("class_names", []), list(parts.images.test.class_names)
-    if found != known:
-        raise ValueError(
-            f"The model knows the classes {', '.join(known)}, and the images are of "
-            f"{', '.join(found)}: name the folders as in training."
-        )
-    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
+    parts = build_parts(recipe)
+    check_classes(directory, parts.images.test, recipe.data)
+    devices = read_mesh(mesh)
     state = restore_run(directory, parts, devices, step=step)
-    feed = Feed(parts.images, devices, on_skip or (lambda split, count, bad: None))
+    feed = Feed(parts.images, devices, on_skip)
     compiled = compile_evaluation(state.model, state.statistics, parts.preprocessing, feed)
     return evaluate_state(compiled, state, feed)
+
+
+def check_classes(directory: RunDirectory, images: Images, data: str) -> None:
+    """Raises a `ValueError` if images, of what `data` names, are not of a run's classes."""
+    known, found = directory.config["class_names"], list(images.class_names)
+    if found != known:
+        raise ValueError(
+            f"The model knows the classes {', '.join(known)}, and the images in {data!r} are of "
+            f"{', '.join(found)}: name the folders as in training."
+        )
 
 
 def parts_without_images(directory: RunDirectory) -> Parts:

@@ -23,6 +23,10 @@ from nfx.train import load_parts
 _IMAGES_PER_DEVICE = 128
 
 
+def ignore_skipped(split: str, count: int, bad: BadImage) -> None:
+    """Takes no notice of an image that was skipped."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Feed:
     """Loads batches ahead, and places them on the devices.
@@ -36,7 +40,7 @@ class Feed:
 
     images: Splits[Images]
     mesh: Mesh
-    on_skip: Callable[[str, int, BadImage], None]
+    on_skip: Callable[[str, int, BadImage], None] = ignore_skipped
     loading: Loading = Loading()  # noqa: RUF009 (frozen)
 
     @property

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from nfx.analysis import signal_propagation, SignalPropagation
 from nfx.augment import normalize
-from nfx.checkpoint import CheckpointError, CheckpointStore
+from nfx.checkpoint import CheckpointStore, first_whole
 from nfx.data import BadImage, Images
 from nfx.graph import unstack_blocks
 from nfx.models import model_card
@@ -107,17 +107,13 @@ def load_checkpoint(
     Raises:
         CheckpointError: If there is no checkpoint of the step that was asked for, or it is damaged.
     """
-    damaged: list[str] = []
     like = abstract_state(parts.build_model, parts.optimizer, mesh)
     with CheckpointStore(directory.checkpoints, read_only=True) as store:
         if step is not None:
             return Checkpoint(step, store.restore(like, step=step), ())
-        for newest in reversed(store.steps()):
-            try:
-                return Checkpoint(newest, store.restore(like, step=newest), damaged)
-            except CheckpointError as error:
-                damaged.append(str(error))
-    return Checkpoint(0, None, damaged)
+        found, damaged = first_whole(store, like, store.steps()[::-1])
+    newest, state = found or (0, None)
+    return Checkpoint(newest, state, list(map(str, damaged.values())))
 
 
 def find_out(

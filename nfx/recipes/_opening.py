@@ -23,6 +23,11 @@ from nfx.train import (
 )
 
 
+def resumes(options: RunOptions) -> bool:
+    """Whether a run is to be continued, and not begun."""
+    return options.resume or (options.resume_if_begun and has_begun(options.run_dir))
+
+
 def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
     """Creates the directory of a new run, or opens that of one to continue, for all processes.
 
@@ -40,7 +45,7 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
         raise ValueError("--resume needs to know what: give --run-dir DIR too.")
     if not is_first_process():
         return _open_after_first(recipe, options, parts)
-    if options.resume or (options.resume_if_begun and has_begun(options.run_dir)):
+    if resumes(options):
         directory = _open_begun(recipe, options, parts)
     else:
         path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

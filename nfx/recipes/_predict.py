@@ -12,7 +12,7 @@ from nfx.aot import pixels_to_logits
 from nfx.data import list_images
 from nfx.recipes._classifier import Classifier, load_classifier
 from nfx.serving import check_positive, name_images, Prediction
-from nfx.sharding import batch_shards, batch_spec, make_mesh, parse_mesh_shape, place_batch
+from nfx.sharding import batch_shards, batch_spec, place_batch, read_mesh
 from nfx.train import shard_model
 
 
@@ -54,7 +54,7 @@ def predict(  # noqa: PLR0913 (one for each thing that may differ)
         what, model=model, class_names=class_names, image_size=image_size, offline=offline
     )
 
-    logits = logits_on(classifier, make_mesh(parse_mesh_shape(mesh, jax.device_count())))
+    logits = logits_on(classifier, read_mesh(mesh))
     return name_images(
         files, classifier.images, classifier.class_names, logits, top=top, batch_size=batch_size
     )

@@ -4,12 +4,10 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-
 from nfx._files import write_whole
 from nfx.recipes._report_content import gather_report
 from nfx.recipes._report_page import report_page
-from nfx.sharding import make_mesh, parse_mesh_shape
+from nfx.sharding import read_mesh
 from nfx.train import RunDirectory
 
 
@@ -46,7 +44,7 @@ def report(
     path = Path(out).expanduser() if out else directory.path / "report.html"
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"Cannot write a report to {str(path)!r}: give a file in a folder.")
-    devices = make_mesh(parse_mesh_shape(mesh, jax.device_count()))
+    devices = read_mesh(mesh)
     found = gather_report(directory, devices, step=step, data=data, say=say)
     page = report_page(found)
     try:

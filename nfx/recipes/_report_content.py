@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 
 from nfx._tree import parameter_count
 from nfx._units import LeafUnits
-from nfx.data import Images, no_images, Splits
+from nfx.data import Images, Splits
 from nfx.models import model_variant
 from nfx.optim import clipped_leaves
-from nfx.recipes._build import build_parts
+from nfx.recipes._evaluation import check_classes, parts_without_images
 from nfx.recipes._findings import find_out, Findings, load_checkpoint
 from nfx.recipes._images import recipe_images
 from nfx.recipes._recipe import Recipe, recipe_from_config
@@ -88,8 +88,7 @@ def gather_report(
         CheckpointError: If there is no checkpoint of the step that was asked for.
     """
     recipe = recipe_from_config(directory.config)
-    nothing = no_images(directory.config["class_names"])
-    parts = build_parts(recipe, Splits(nothing, nothing))
+    parts = parts_without_images(directory)
     model = jax.eval_shape(parts.build_model)
     checkpoint = load_checkpoint(directory, parts, mesh, step)
     images = _images(directory, recipe, data)
@@ -116,17 +115,11 @@ def gather_report(
 def _images(directory: RunDirectory, recipe: Recipe, data: str) -> Splits[Images] | str:
     """The run's images, of which those that cannot be used do not count; or why there are none."""
     recipe = dataclasses.replace(recipe, data=data or recipe.data, bad_images="skip")
-    known = directory.config["class_names"]
     try:
         images = recipe_images(recipe)
     except ValueError as error:
         if data:
             raise
         return f"{error} Say where they are now with --data."
-    found = list(images.test.class_names)
-    if found != known:
-        raise ValueError(
-            f"The model knows the classes {', '.join(known)}, and the images in {recipe.data!r} "
-            f"are of {', '.join(found)}: name the folders as in training."
-        )
+    check_classes(directory, images.test, recipe.data)
     return images

@@ -16,18 +16,17 @@ from nfx.optim import clipped_leaves
 from nfx.recipes._build import build_parts, check_mesh, Parts
 from nfx.recipes._evaluation import RunEvaluation
 from nfx.recipes._feed import Feed
-from nfx.recipes._opening import open_directory
+from nfx.recipes._opening import open_directory, resumes
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
 from nfx.recipes._session import cadence_of, Guard, Session
 from nfx.recipes._start import absolute_start, check_start
-from nfx.sharding import make_mesh, parse_mesh_shape
+from nfx.sharding import read_mesh
 from nfx.train import (
     BadImagesLog,
     check_wandb,
     Display,
     HangWatch,
-    has_begun,
     idle_axes,
     is_first_process,
     lock_directory,
@@ -76,7 +75,7 @@ def train(
         # So that the run can be continued and evaluated from anywhere.
         recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
     recipe = dataclasses.replace(recipe, init=absolute_start(recipe.init))
-    mesh = make_mesh(parse_mesh_shape(options.mesh, jax.device_count()))
+    mesh = read_mesh(options.mesh)
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
     directory = open_directory(recipe, options, parts, name)
@@ -132,8 +131,7 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
         raise ValueError(f"keep_checkpoints={options.keep_checkpoints} must be at least 1.")
     check_wandb(options.wandb)
     jax.eval_shape(parts.build_model)
-    begun = options.resume or (options.resume_if_begun and has_begun(options.run_dir))
-    if recipe.init and not begun:
+    if recipe.init and not resumes(options):
         check_start(recipe)
 
 

@@ -2,6 +2,7 @@
 
 from nfx.sharding._batches import (
     place_batch as place_batch,
+    place_whole as place_whole,
     prefetch_batches as prefetch_batches,
 )
 from nfx.sharding._collect import collect as collect, Communication as Communication
@@ -17,6 +18,7 @@ from nfx.sharding._mesh import (
     local_example_indices as local_example_indices,
     make_mesh as make_mesh,
     parse_mesh_shape as parse_mesh_shape,
+    read_mesh as read_mesh,
     replicated as replicated,
 )
 from nfx.sharding._rules import (

@@ -1,4 +1,4 @@
-"""Batches on the devices of a mesh."""
+"""Batches, and arrays that all processes have, on the devices of a mesh."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +20,19 @@ def place_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[Array]:
     """
     sharding = NamedSharding(mesh, batch_spec(mesh))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def place_whole(tree: PyTree, shardings: PyTree[NamedSharding]) -> PyTree[Array]:
+    """Places arrays that each process has whole: of several processes all must call this.
+
+    Args:
+        tree: The arrays.
+        shardings: Where they will live, one for each.
+    """
+    place = lambda leaf, sharding: jax.make_array_from_callback(
+        leaf.shape, sharding, np.asarray(leaf).__getitem__
+    )
+    return jax.tree.map(place, tree, shardings)
 
 
 def prefetch_batches(

@@ -127,6 +127,20 @@ def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
     }
 
 
+def read_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
+    """Makes the mesh that a text describes: see `parse_mesh_shape` and `make_mesh`.
+
+    Args:
+        text: Axes and their sizes.
+        devices: The devices to use, all that JAX has by default.
+
+    Raises:
+        ValueError: If the text does not read so, or the mesh and the devices do not fit.
+    """
+    devices = jax.devices() if devices is None else devices
+    return make_mesh(parse_mesh_shape(text, len(devices)), devices)
+
+
 def batch_axes(mesh: AnyMesh) -> tuple[str, ...]:
     """Returns the axes of `mesh` that the batch is split over."""
     return tuple(axis for axis in mesh.axis_names if axis in BATCH_AXES)

@@ -94,9 +94,7 @@ def create_state(
         mesh: Where the state will live.
         rules: How it is split: see `state_shardings`.
     """
-    like = abstract_state(build_model, optimizer, mesh, rules=rules)
-    build = ft.partial(_build_state, build_model, optimizer)
-    return jax.jit(build, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
+    return _built_on(mesh, rules, ft.partial(_build_state, build_model, optimizer))
 
 
 def abstract_state(
@@ -138,9 +136,15 @@ def start_state(
         state = _build_state(lambda: build_model(*arguments), optimizer)
         return TrainState(state.step, state.model, state.opt_state, statistics)
 
-    like = jax.eval_shape(build, arguments, statistics)
+    return _built_on(mesh, rules, build, arguments, statistics)
+
+
+def _built_on(
+    mesh: Mesh, rules: Rules, build: Callable[..., TrainState], *arguments: PyTree
+) -> TrainState:
+    like = jax.eval_shape(build, *arguments)
     shardings = state_shardings(like, mesh, rules, model=like.model)
-    return jax.jit(build, out_shardings=shardings)(arguments, statistics)
+    return jax.jit(build, out_shardings=shardings)(*arguments)
 
 
 def _build_state(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nfx.checkpoint import damaged_folder
 from nfx.train._records import read_records
 
 
@@ -36,5 +37,5 @@ def read_troubles(directory: Path) -> Troubles:
         bad_images,
         read_records(directory / "nonfinite.jsonl"),
         sorted(path.name for path in directory.glob("hang-*.txt")),
-        sorted(path.name for path in directory.glob("checkpoints.damaged/*")),
+        sorted(path.name for path in damaged_folder(directory / "checkpoints").glob("*")),
     )

@@ -6,7 +6,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.faults import make_images
 from nfx.recipes import _feed, _run
-from nfx.sharding import make_mesh
+from nfx.sharding import make_mesh, parse_mesh_shape
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def quick_runs(tmp_path_factory):
     before = {name: getattr(jax.config, name) for name in names}
     set_all(names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run, "make_mesh", mesh_of_the_first)
+        patch.setattr(_run, "read_mesh", mesh_of_the_first)
         patch.setattr(_feed, "_IMAGES_PER_DEVICE", 8)
         yield
     set_all(before)
@@ -39,5 +39,6 @@ def set_all(settings):
     compilation_cache.reset_cache()
 
 
-def mesh_of_the_first(shape):
+def mesh_of_the_first(text):
+    shape = parse_mesh_shape(text, jax.device_count())
     return make_mesh(shape, jax.devices()[: math.prod(shape.values())])
