@@ -8,11 +8,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nfx.graph import module_paths, taps
-from nfx.models import Features, NFNet
+from nfx.models import (
+    BatchNormBlock,
+    BatchNormNet,
+    Features,
+    initial_statistics,
+    NetStatistics,
+    NFBlock,
+    NFNet,
+)
 
 
 class Signal(NamedTuple):
-    """What the statistics are taken of, for one image.
+    """What the statistics are taken of, for one image or for a batch.
 
     Attributes:
         stem: Output of the stem.
@@ -20,9 +28,9 @@ class Signal(NamedTuple):
         residuals: Each block's residual branch, before it is dropped and scaled.
     """
 
-    stem: Float[Array, "h w c"]
-    blocks: tuple[Float[Array, "_ _ _"], ...]
-    residuals: tuple[Float[Array, "_ _ _"], ...]
+    stem: Float[Array, "*n h w c"]
+    blocks: tuple[Float[Array, "*n _ _ _"], ...]
+    residuals: tuple[Float[Array, "*n _ _ _"], ...]
 
 
 class SignalPropagation(NamedTuple):
@@ -39,18 +47,59 @@ class SignalPropagation(NamedTuple):
     residual_variance: Float[Array, " blocks"]
 
 
-def signal_propagation(model: NFNet, images: Float[Array, "n h w c"]) -> SignalPropagation:
+def signal_propagation(
+    model: NFNet | BatchNormNet,
+    images: Float[Array, "n h w c"],
+    statistics: NetStatistics | None = None,
+) -> SignalPropagation:
     """Measures a model on a batch, without dropout and stochastic depth.
 
     Args:
-        model: The model.
+        model: A model of `create_model`; stacks have to be unstacked.
         images: Normalised images.
+        statistics: Of a batch-normalized model, its running averages, to normalise by them; by
+            default it normalises by the batch, as in training.
 
     References:
         Brock, De & Smith (2021), arXiv:2101.08692, section 3: signal propagation plots.
     """
+    if isinstance(model, BatchNormNet):
+        return signal_statistics(_batch_norm_signal(model, images, statistics))
     _, signal = jax.vmap(tap_signal(model))(images)
     return signal_statistics(signal)
+
+
+def expected_signal(model: NFNet) -> Float[Array, " blocks_and_stem"]:
+    """Predicts `SignalPropagation.variance` of a normalizer-free model: the ledger.
+
+    A block adds a branch of variance `(alpha * gain)**2` to its input, or to a projection of it,
+    which starts again from one. No padding with zeros is counted and no pooling of shortcuts,
+    which take variance out of what varies from pixel to pixel.
+
+    References:
+        Brock, De & Smith (2021), arXiv:2101.08692, section 3.
+    """
+    variances = [jnp.ones(())]
+    for block in (block for stage in model.stages for block in stage.unstacked):
+        shortcut = variances[-1] if block.conv_shortcut is None else 1.0
+        variances.append(shortcut + jnp.square(block.alpha) * _squared_gain(block))
+    return jnp.stack(variances)
+
+
+def _squared_gain(block: NFBlock) -> Float[Array, ""]:
+    """What the gains at the end of a branch multiply its variance by."""
+    last = jnp.mean(jnp.square(getattr(block.conv2, "gain", 1.0)))
+    return last if block.skip_gain is None else last * jnp.square(block.skip_gain)
+
+
+def block_places(model: NFNet | BatchNormNet) -> list[str]:
+    """Names the places of `SignalPropagation.variance`: "stem", and "2.1" as in stage.block."""
+    blocks = [
+        f"{stage}.{block}"
+        for stage, blocks in enumerate(model.stages, 1)
+        for block in range(1, len(blocks.blocks) + 1)
+    ]
+    return ["stem", *blocks]
 
 
 def tap_signal(model: NFNet) -> Callable[..., tuple[Features, Signal]]:
@@ -78,3 +127,35 @@ def signal_statistics(signal: Signal) -> SignalPropagation:
 def _moments(x: Float[Array, "n h w c"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     mean = jnp.mean(x, axis=(0, 1, 2))
     return jnp.mean(jnp.square(mean)), jnp.mean(jnp.var(x, axis=(0, 1, 2)))
+
+
+def _batch_norm_signal(
+    model: BatchNormNet,
+    images: Float[Array, "n h w c"],
+    statistics: NetStatistics | None,
+) -> Signal:
+    """The same of a batch-normalized model, whose modules take batches."""
+    paths = [
+        f"stages/{stage}/blocks/{index}"
+        for stage, each in enumerate(model.stages)
+        for index in range(len(each.blocks))
+    ]
+    branches = [f"{path}/conv2" for path in paths]
+    state = initial_statistics(model) if statistics is None else statistics
+    # By the statistics of the batch, or by the running averages.
+    axis_names = () if statistics is None else None
+    tapped = taps(
+        model, [*paths, *branches], call=lambda model, *args, **how: model.features(*args, **how)
+    )
+    (features, _), points = tapped(images, state, axis_names=axis_names)
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    residuals = [
+        _attend(block, points[path][0]) for block, path in zip(blocks, branches, strict=True)
+    ]
+    return Signal(features.stem, tuple(points[path][0] for path in paths), tuple(residuals))
+
+
+def _attend(block: BatchNormBlock, branch: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    if block.attention is None:
+        return branch
+    return jax.vmap(block.attention)(branch)[:, None, None] * branch

@@ -42,7 +42,7 @@ _COMMANDS = {
         "nfx.cli._convert", "write images as a data set that is read fast and can be verified"
     ),
     "inspect": _Command(
-        "nfx.cli._inspect", "look at images before training: counts, bad files, a contact sheet"
+        "nfx.cli._inspect", "look at images before training, or into a network's signal"
     ),
     "compile": _Command("nfx.cli._compile", "report what a program costs, before it runs"),
     "export": _Command(

@@ -1,160 +1,26 @@
-"""`nfx inspect data`."""
+"""`nfx inspect`: a table of what can be looked at."""
 
-import dataclasses
-import json
+import importlib
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-import numpy as np
-import tyro
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from nfx.cli._peek import peek
-from nfx.data import Survey, survey
-from nfx.recipes import (
-    contact_sheet,
-    get_recipe,
-    open_recipe_sources,
-    Recipe,
-    starting_recipe,
+_KINDS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "data":  ("nfx.cli._inspect_data", "images, before training on them"),
+    "model": ("nfx.cli._inspect_model", "how the signal goes through a network's depth"),
+})  # fmt: skip
+
+_USAGE = (
+    "usage: nfx inspect KIND ... [OPTIONS]   (nfx inspect KIND --help lists them)\n\n"
+    + "\n".join(f"  {kind:<7} {summary}" for kind, (_, summary) in _KINDS.items())
 )
 
 
-# What is listed on the screen; --json has all.
-_LISTED = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class InspectDataCommand:
-    """Look at images before training on them.
-
-    Reads and decodes every image: how many there are of each class, their sizes and formats, and
-    which cannot be read. Draws a contact sheet of the first images that a run would train on,
-    cropped and augmented as the options say, with their labels after mixing.
-
-    Attributes:
-        source: What `nfx train --data` takes: a folder, what `nfx convert` wrote, or "sample".
-        sheet: Where to write the contact sheet, a PNG; empty for none.
-        images: How many images it shows; an even number.
-        limit: Look at so many images of each split, spread evenly; all by default.
-        recipe: The recipe to start from; by default that of `nfx train`.
-        hyperparameters: What to do with the images; options of the network change nothing here.
-        json: Print JSON, with all counts and every image that cannot be read.
-    """
-
-    source: Annotated[str, tyro.conf.Positional]
-    hyperparameters: Annotated[Recipe, tyro.conf.arg(name="")]
-    sheet: str = "contact-sheet.png"
-    images: int = 24
-    limit: int | None = None
-    recipe: str = ""
-    json: bool = False
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Parses the arguments and looks."""
-    if not arguments or arguments[0] != "data":
-        print("usage: nfx inspect data SOURCE [OPTIONS]   (--help lists them)", file=sys.stderr)
-        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    return _inspect_data(arguments[1:])
-
-
-def _inspect_data(arguments: Sequence[str]) -> int:
-    name = peek(arguments, ["--recipe"]).recipe or starting_recipe(next(iter(arguments), ""))
-    command = tyro.cli(
-        InspectDataCommand,
-        prog="nfx inspect data",
-        args=arguments,
-        default=InspectDataCommand("", get_recipe(name)),
-    )
-    recipe = dataclasses.replace(command.hyperparameters, data=command.source)
-    sources = open_recipe_sources(recipe)
-    console = Console(stderr=True)
-    surveys = {}
-    for split, source in sources.items():
-        total = len(source) if command.limit is None else min(command.limit, len(source))
-        with _bar(console) as bar:
-            task = bar.add_task(f"Looking at {split} images", total=total)
-            surveys[split] = survey(
-                source,
-                limit=command.limit,
-                progress=lambda n, bar=bar, task=task: bar.advance(task, n),
-            )
-    if command.json:
-        print(json.dumps({split: _record(each) for split, each in surveys.items()}, indent=1))
-    else:
-        _show(surveys)
-    if command.sheet:
-        count = min(command.images, len(sources.train) // 2 * 2)
-        contact_sheet(recipe, sources, count=count).save(command.sheet)
-        print(f"Contact sheet: {command.sheet}", file=sys.stderr if command.json else sys.stdout)
-    return 1 if any(each.bad for each in surveys.values()) else 0
-
-
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-
-
-def _record(found: Survey) -> dict[str, Any]:
-    return {
-        "images": found.images,
-        "examined": found.examined,
-        "classes": dict(zip(found.class_names, found.counts.tolist(), strict=True)),
-        "sides": _sides(found),
-        "stored_bytes": int(found.stored_bytes.sum()),
-        "kinds": dict(found.kinds),
-        "bad": [dataclasses.asdict(bad) for bad in found.bad],
-    }
-
-
-def _sides(found: Survey) -> dict[str, list[int]]:
-    """Smallest, median and largest width and height."""
-    if not len(found.sizes):
-        return {}
-    quantiles = np.quantile(found.sizes, [0, 0.5, 1], axis=0, method="nearest").astype(int)
-    return {"width": quantiles[:, 0].tolist(), "height": quantiles[:, 1].tolist()}
-
-
-def _show(surveys: dict[str, Survey]) -> None:
-    console = Console()
-    for split, found in surveys.items():
-        of = "" if found.examined == found.images else f", of which {found.examined:,} looked at"
-        megabytes = found.stored_bytes.sum() / 1e6
-        sides = "; ".join(
-            f"{name} {low} to {high}, median {middle}"
-            for name, (low, middle, high) in _sides(found).items()
-        )
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.kinds.items())
-        size = f"{found.images:,} images{of}, {megabytes:,.1f} MB"
-        console.print(f"[bold]{split}[/bold]: {size}. {sides}. {kinds}.", highlight=False)
-        console.print(_classes(found))
-        if found.bad:
-            console.print(f"[bold red]{len(found.bad):,} cannot be read:[/bold red]")
-        for bad in found.bad[:_LISTED]:
-            console.print(f"  {bad.name}: {bad.reason}", highlight=False, markup=False)
-        if len(found.bad) > _LISTED:
-            console.print(
-                f"  and {len(found.bad) - _LISTED:,} more: --json lists all", highlight=False
-            )
-
-
-def _classes(found: Survey) -> Table:
-    """The largest and the smallest classes, as bars."""
-    order = np.argsort(-found.counts, kind="stable")
-    shown = order if len(order) <= 2 * _LISTED else [*order[:_LISTED], *order[-_LISTED:]]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(f"{len(order):,} classes", no_wrap=True)
-    table.add_column("images", justify="right")
-    table.add_column("", no_wrap=True)
-    most = max(int(found.counts.max(initial=0)), 1)
-    for place, label in enumerate(shown):
-        if len(shown) < len(order) and place == _LISTED:
-            table.add_row("...", "", "")
-        count = int(found.counts[label])
-        table.add_row(str(found.class_names[label]), f"{count:,}", "█" * round(30 * count / most))
-    return table
+    """Looks at what the first argument says."""
+    if not arguments or arguments[0] not in _KINDS:
+        asked = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(_USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return importlib.import_module(_KINDS[arguments[0]][0]).main(arguments[1:])

@@ -1,5 +1,6 @@
 """Rewrites of a network's graph: pure functions from model to model."""
 
+from nfx._tree import replace_fields as replace_fields
 from nfx.graph._cast import cast as cast
 from nfx.graph._classifier import reset_classifier as reset_classifier
 from nfx.graph._fold import fold_weight_standardization as fold_weight_standardization
