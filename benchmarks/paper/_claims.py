@@ -105,6 +105,17 @@ def cell(outcomes: Sequence[Outcome]) -> str:
     )
 
 
+def errorbar(
+    axes: Any, x: Sequence[float], points: Sequence[Sequence[Outcome]], label: str, color: str
+) -> None:
+    """Draws mean accuracies in percent as a line, with their standard deviations."""
+    means, spreads = zip(*map(mean_and_spread, points), strict=True)
+    percent = lambda values: [100 * value for value in values]
+    axes.errorbar(
+        x, percent(means), percent(spreads), label=label, color=color, marker="o", ms=4, capsize=3
+    )
+
+
 def paint(size: tuple[float, float], draw: Callable[[Any], None]) -> Any:
     """Makes a figure of matplotlib and draws on it."""
     from matplotlib.figure import Figure

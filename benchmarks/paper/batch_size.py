@@ -1,17 +1,17 @@
-"""AGC and the size of the batch: figure 2(a) of the paper, on 28x28 pixels.
+"""AGC and the size of the batch: figure 2(a) of the paper, on 28x28 pixels; and small batches.
 
     python -m benchmarks.paper.batch_size            # an hour on two cores; what is done is kept
     python -m benchmarks.paper.batch_size --quick
 
 A batch-normalized network, and a normalizer-free one of its shape without and with adaptive
-gradient clipping, at batches of 64 to 4096. The learning rate grows in proportion to the batch, and
-everybody sees every image as often.
+gradient clipping. The learning rate grows in proportion to the batch, and everybody sees every
+image as often: three times, at batches of 64 to 4096, and once at batches of 1 to 16.
 """
 
 from benchmarks.paper._claims import (
     cell,
     COLORS,
-    mean_and_spread,
+    errorbar,
     paint,
     parse_options,
     train_all,
@@ -28,23 +28,39 @@ METHODS = {
 }
 
 
+# Passes over the images by size of the batch.
+LARGE = {64: 3, 256: 3, 1024: 3, 4096: 3}
+SMALL = {1: 1, 4: 1, 16: 1}
+
+
 def main():
     options = parse_options(__doc__)
-    sizes, epochs = ((16, 64), 1) if options.quick else ((64, 256, 1024, 4096), 3)
+    ranges = {"quick": {64: 1}} if options.quick else {"large": LARGE, "small": SMALL}
     settings = {
         (method, size): Setting(**how, batch_size=size, epochs=epochs)
-        for size in sizes
+        for sizes in ranges.values()
+        for size, epochs in sizes.items()
         for method, how in METHODS.items()
     }
     outcomes = train_all("batch_size", settings, options)
-    rows = [[size, *(cell(outcomes[method, size]) for method in METHODS)] for size in sizes]
-    caption = f"Test accuracy in percent, mean and standard deviation, after {epochs} epochs."
     write_page(
         options,
         "batch_size",
         "Accuracy by size of the batch",
-        tables={caption: (["batch", *METHODS], rows)},
-        figures={"accuracy": paint((6.4, 4), lambda figure: _draw(figure, sizes, outcomes))},
+        tables={
+            f"Test accuracy in percent, mean and standard deviation: {name} batches.": (
+                ["batch", "epochs", *METHODS],
+                [
+                    [size, epochs, *(cell(outcomes[method, size]) for method in METHODS)]
+                    for size, epochs in sizes.items()
+                ],
+            )
+            for name, sizes in ranges.items()
+        },
+        figures={
+            name: paint((6.4, 4), lambda figure, sizes=sizes: _draw(figure, list(sizes), outcomes))
+            for name, sizes in ranges.items()
+        },
         seconds=wall_seconds(outcomes),
     )
 
@@ -52,11 +68,9 @@ def main():
 def _draw(figure, sizes, outcomes):
     axes = figure.subplots()
     for method, color in zip(METHODS, COLORS, strict=False):
-        points = [mean_and_spread(outcomes[method, size]) for size in sizes]
-        means, spreads = ([100 * value for value in column] for column in zip(*points, strict=True))
-        axes.errorbar(sizes, means, spreads, label=method, color=color, marker="o", ms=4, capsize=3)
+        errorbar(axes, sizes, [outcomes[method, size] for size in sizes], method, color)
     axes.set(xscale="log", xlabel="batch size", ylabel="test accuracy, %")
-    axes.set_xticks(sizes, map(str, sizes), minor=False)
+    axes.set_xticks(sizes, list(map(str, sizes)))
     axes.minorticks_off()
     axes.legend()
 

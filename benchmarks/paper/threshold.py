@@ -11,7 +11,7 @@ adaptively by a threshold of 0.0025 to 0.64; by the norm of the whole gradient (
 from benchmarks.paper._claims import (
     cell,
     COLORS,
-    mean_and_spread,
+    errorbar,
     paint,
     parse_options,
     train_all,
@@ -85,20 +85,8 @@ def _draw(figure, sizes, outcomes):
     for axes, (kind, name) in zip(figure.subplots(1, 2, sharey=True), names.items(), strict=True):
         for size, color in zip(sizes, COLORS, strict=False):
             bounds = [label[2] for label in outcomes if label[:2] == (kind, size)]
-            points = [mean_and_spread(outcomes[kind, size, bound]) for bound in bounds]
-            means, spreads = (
-                [100 * value for value in column] for column in zip(*points, strict=True)
-            )
-            axes.errorbar(
-                bounds,
-                means,
-                spreads,
-                label=f"batch {size}",
-                color=color,
-                marker="o",
-                ms=4,
-                capsize=3,
-            )
+            points = [outcomes[kind, size, bound] for bound in bounds]
+            errorbar(axes, bounds, points, f"batch {size}", color)
         axes.set(xscale="log", xlabel=name, ylabel="test accuracy, %")
         axes.legend()
 
