@@ -393,7 +393,7 @@ def test_a_damaged_checkpoint_is_said_and_left_where_it_is(copy):
         (["RUN", "--step", "5"], "No checkpoint of step 5"),
         (["RUN", "--mesh", "data=3"], "needs 3 devices"),
         (["RUN", "--data", "/nowhere"], "No folder '/nowhere'"),
-        (["RUN", "--data", "sample"], "name the folders as in training"),
+        (["RUN", "--data", "sample"], "are of other classes than the model"),
         (["RUN", "--out", "/nowhere/page.html"], "Cannot write a report to '/nowhere/page.html'"),
         (["RUN", "--out", "/dev/full/page.html"], "Cannot write a report to"),
     ],

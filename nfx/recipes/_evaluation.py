@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from nfx.checkpoint import CheckpointStore, Which
 from nfx.data import BadImage, Images, no_images, Splits
 from nfx.recipes._build import abstract_batch, build_parts, Parts
+from nfx.recipes._classes import class_difference, refuse_other_classes
 from nfx.recipes._feed import Feed, ignore_skipped
 from nfx.recipes._recipe import recipe_from_config
 from nfx.sharding import make_mesh, read_mesh
@@ -84,12 +85,8 @@ def evaluate(
 
 def check_classes(directory: RunDirectory, images: Images, data: str) -> None:
     """Raises a `ValueError` if images, of what `data` names, are not of a run's classes."""
-    known, found = directory.config["class_names"], list(images.class_names)
-    if found != known:
-        raise ValueError(
-            f"The model knows the classes {', '.join(known)}, and the images in {data!r} are of "
-            f"{', '.join(found)}: name the folders as in training."
-        )
+    difference = class_difference(directory.config["class_names"], images.class_names)
+    refuse_other_classes(difference, data)
 
 
 def parts_without_images(directory: RunDirectory) -> Parts:

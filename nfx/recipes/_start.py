@@ -1,6 +1,5 @@
 """The first state of a run that starts from weights."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def start_from(recipe: Recipe, parts: Parts, mesh: Mesh) -> tuple[TrainState, st
     """
     check_start(recipe)
     source = load_classifier(recipe.init, model=_model_name(recipe), mesh=mesh)
-    keeps = _same_classes(source, parts.images.train.class_names)
+    keeps = not source.class_difference(parts.images.train.class_names)
     model = source.model if find_run(recipe.init) else source.on(mesh).model
     # The head that a run from nothing would have: no more of the model is computed.
     fresh = lambda: jax.device_get(jax.jit(lambda: parts.build_model().head)())
@@ -86,14 +85,6 @@ def _model_name(recipe: Recipe) -> str:
     # A file that does not say what it is of has to be of the recipe's model.
     named = read_description(path).get("model", recipe.model) if path.is_file() else None
     return pretrained_model(recipe.init, named)
-
-
-def _same_classes(source: Classifier, names: Sequence[str]) -> bool:
-    """Whether the classes are the same; where no names are known, whether their number is."""
-    unnamed = tuple(map(str, range(len(source.class_names))))
-    return tuple(names) == source.class_names or (
-        source.class_names == unnamed and len(names) == len(unnamed)
-    )
 
 
 def _as_built(model: PyTree, head: PyTree, recipe: Recipe, parts: Parts) -> PyTree:
