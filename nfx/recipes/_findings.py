@@ -11,13 +11,14 @@ from jaxtyping import PyTree
 
 from nfx.analysis import signal_propagation, SignalPropagation
 from nfx.augment import normalize
-from nfx.checkpoint import CheckpointStore, first_whole
+from nfx.checkpoint import first_whole
 from nfx.data import BadImage, Images
 from nfx.graph import unstack_blocks
 from nfx.models import model_card
 from nfx.recipes._build import abstract_batch, Parts
 from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import Recipe
+from nfx.recipes._saved import look_at
 from nfx.train import (
     abstract_state,
     make_outcome_step,
@@ -108,7 +109,7 @@ def load_checkpoint(
         CheckpointError: If there is no checkpoint of the step that was asked for, or it is damaged.
     """
     like = abstract_state(parts.build_model, parts.optimizer, mesh)
-    with CheckpointStore(directory.checkpoints, read_only=True) as store:
+    with look_at(directory) as store:
         if step is not None:
             return Checkpoint(step, store.restore(like, step=step), ())
         found, damaged = first_whole(store, like, store.steps()[::-1])

@@ -1,10 +1,16 @@
 """How a person names a checkpoint of a run: RUN, RUN@STEP, RUN@best."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from nfx.checkpoint import Which
+from nfx.checkpoint import CheckpointStore, Which
+from nfx.train import RunDirectory
+
+
+# How often to look at the checkpoints of a run that removes some while they are looked at.
+_LOOKS = 5
 
 
 class SavedRun(NamedTuple):
@@ -28,3 +34,11 @@ def find_run(what: str | Path) -> SavedRun | None:
     if match is None or not Path(match[1]).is_dir():
         return None
     return SavedRun(Path(match[1]), "best" if match[2] == "best" else int(match[2]))
+
+
+def look_at(directory: RunDirectory) -> CheckpointStore:
+    """Opens the checkpoints of a run to read them; the run may be going on."""
+    for _ in range(_LOOKS - 1):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return CheckpointStore(directory.checkpoints, read_only=True)
+    return CheckpointStore(directory.checkpoints, read_only=True)

@@ -8,12 +8,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.checkpoint import CheckpointStore
 from nfx.graph import adapt_input_channels, stack_blocks, unstack_blocks
 from nfx.recipes._build import Parts
 from nfx.recipes._classifier import Classifier, load_classifier
 from nfx.recipes._recipe import Recipe, recipe_from_config
-from nfx.recipes._saved import find_run
+from nfx.recipes._saved import find_run, look_at
 from nfx.train import RunDirectory, start_state, TrainState
 from nfx.weights import pretrained_model, read_description
 
@@ -40,7 +39,7 @@ def check_start(recipe: Recipe) -> None:
             f"--model {found}, or start from something else."
         )
     if run := find_run(recipe.init):
-        with CheckpointStore(RunDirectory.open(run.path).checkpoints, read_only=True) as store:
+        with look_at(RunDirectory.open(run.path)) as store:
             store.find(run.step)
 
 
