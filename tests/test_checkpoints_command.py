@@ -268,6 +268,7 @@ def test_a_run_that_is_going_on_is_not_pruned(run, capsys):
         (["prune", "--keep", "0"], "keep=0 must be at least 1: a run goes on from its latest"),
         (["prune", "--also", "15", "--yes"], "no checkpoint of step 15: it has 10, 20, 30, 40"),
         (["average", "20", "--no-evaluate"], "step 20 is one"),
+        (["average", "10", "20", "10", "--no-evaluate"], "Step 10 is given 2 times"),
         (["average", "20", "25", "--no-evaluate"], "No checkpoint of step 25 in"),
         (["average", "--output", "x.npz", "--no-evaluate"], "must end in .safetensors"),
     ],
@@ -283,3 +284,25 @@ def test_what_is_refused(run, capsys, arguments, message):
 def test_what_is_not_a_run_is_said(tmp_path, capsys):
     assert main(["checkpoints", str(tmp_path)]) == 1
     assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_a_batch_normalized_run_is_not_averaged(tmp_path, capsys):
+    recipe = dataclasses.replace(RECIPE, model="resnet50")
+    RunDirectory.create(tmp_path / "run", {"recipe": dataclasses.asdict(recipe)})
+    assert main(["checkpoints", str(tmp_path / "run"), "average", "10", "20"]) == 1
+    assert "resnet50 is batch-normalized" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "{run}@best", "--step", "40"], "both say which checkpoint"),
+        (["report", "{run}@20", "--step", "best"], "both say which checkpoint"),
+        (["evaluate", "{run}@bset"], "not 'bset'. '{run}' has the steps 10, 20, 30, 40"),
+        (["report", "{run}@5"], "No checkpoint of step 5 in"),
+        (["evaluate", "{run}-not@best"], "neither a file nor the name of weights"),
+    ],
+)
+def test_checkpoints_that_are_not_there_are_said(run, capsys, arguments, message):
+    assert main([argument.format(run=run) for argument in arguments]) == 1
+    assert message.format(run=run) in capsys.readouterr().err

@@ -81,7 +81,7 @@ def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping
     evaluation = evaluate(
         run.path,
         data=command.data,
-        step=run.step if command.step is None else command.step,
+        step=run.at(command.step),
         mesh=command.mesh,
         bad_images=command.bad_images,
         on_skip=on_skip,

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointError, damaged_folder
+from nfx.models import model_card
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._classifier import run_classifier, save_classifier
 from nfx.recipes._evaluation import compile_evaluation, parts_without_images, restore_run
@@ -151,20 +152,20 @@ def average_checkpoints(
     Raises:
         RunDirectoryError: If there is no such run.
         CheckpointError: If it has no such checkpoints, or one is damaged.
-        ValueError: If there are fewer than two, or the model has no names in any lineage.
+        ValueError: If there are fewer than two, one is named twice, or the model is normalized by
+            the statistics of batches.
         WeightsError: If the file cannot be written.
     """
     directory = RunDirectory.open(run)
     path = Path(output or directory.path / "average.safetensors")
     recipe = recipe_from_config(directory.config)
-    parts = build_parts(recipe) if evaluate else parts_without_images(directory)
-    chosen = tuple(steps or _steps(directory))
-    if len(set(chosen)) < 2:
+    if model_card(recipe.model).lineage == "batch norm":
         raise ValueError(
-            f"Averaging takes several checkpoints, and step {chosen[0]} is one: {str(run)!r} has "
-            f"{', '.join(map(str, _steps(directory)))}. To keep more, give `nfx train` "
-            "--keep-checkpoints N."
+            f"{recipe.model} is batch-normalized, and the mean of its parameters would not fit the "
+            "running statistics of any of its checkpoints: take one, as the best."
         )
+    parts = build_parts(recipe) if evaluate else parts_without_images(directory)
+    chosen = _several(directory, steps)
     states = (restore_run(directory, parts, step=step) for step in chosen)
     models = [jax.device_get(state.ema if parameters == "ema" else state.model) for state in states]
     mean = mean_model(models)
@@ -173,6 +174,22 @@ def average_checkpoints(
         return AverageResult(path, None, {})
     found, *single = _evaluate(parts, [mean, *models], mesh)
     return AverageResult(path, found, dict(zip(chosen, single, strict=True)))
+
+
+def _several(directory: RunDirectory, steps: Sequence[int]) -> Sequence[int]:
+    """The steps to average, all by default."""
+    chosen = steps or _steps(directory)
+    if repeated := sorted({step for step in chosen if chosen.count(step) > 1}):
+        raise ValueError(
+            f"Step {repeated[0]} is given {chosen.count(repeated[0])} times: give each step once."
+        )
+    if len(chosen) < 2:
+        raise ValueError(
+            f"Averaging takes several checkpoints, and step {chosen[0]} is one: "
+            f"{str(directory.path)!r} has {', '.join(map(str, _steps(directory)))}. To keep more, "
+            "give `nfx train` --keep-checkpoints N."
+        )
+    return chosen
 
 
 def mean_model(models: Iterable[Model]) -> Model:

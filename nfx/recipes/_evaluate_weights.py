@@ -12,6 +12,7 @@ from nfx.recipes._evaluation import compile_evaluation
 from nfx.recipes._feed import Feed, ignore_skipped
 from nfx.sharding import read_mesh
 from nfx.train import Evaluation, Preprocessing, run_evaluation
+from nfx.weights import pretrained_model
 
 
 def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
@@ -44,6 +45,7 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
         ValueError: If something is missing or does not fit, as the classes.
         BadImageError: If an image cannot be used and is not to be skipped.
     """
+    pretrained_model(what, model)  # what is mistyped is not said to know no images
     if not data:
         raise ValueError(
             f"Weights as {str(what)!r} know no images: give some by --data DIR, with "
