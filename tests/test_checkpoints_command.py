@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from nfx._tree import leaves_by_path
-from nfx.checkpoint import CheckpointStore
+from nfx.checkpoint import CheckpointError, CheckpointStore
 from nfx.cli import main
 from nfx.recipes import (
+    _checkpoints,
+    _saved,
     build_parts,
     evaluate,
     load_classifier,
@@ -100,13 +102,16 @@ def test_whole_ones_are_verified(run, capsys):
     ]
 
 
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize("name", ["state", "record"])
 def test_verifying_finds_one_flipped_bit(run, capsys, name):
     files = [path for path in (run / "checkpoints" / "20" / name).rglob("*") if path.is_file()]
-    data = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(data.read_bytes())
-    content[len(content) // 2] ^= 1
-    data.write_bytes(content)
+    flip_a_bit(max(files, key=lambda path: path.stat().st_size))
     assert main(["checkpoints", str(run), "verify"]) == 1
     out, error = capsys.readouterr()
     assert [line.split()[1] for line in out.splitlines() if "whole" in line] == ["10", "30", "40"]
@@ -187,6 +192,69 @@ def test_pruning_keeps_the_latest_and_the_best(run, capsys):
     assert "Removed: 10 (" in capsys.readouterr().out
 
 
+def test_damaged_ones_are_neither_counted_nor_removed_by_pruning(run, capsys):
+    flip_a_bit(run / "checkpoints" / "40" / "_CHECKPOINT_METADATA")
+    assert main(["checkpoints", str(run), "prune"]) == 0
+    assert "Kept: 20, 30\nTo be removed: 10 (" in capsys.readouterr().out
+    assert main(["checkpoints", str(run), "prune", "--yes"]) == 0
+    words = "its file '_CHECKPOINT_METADATA' is not what was written. It does not count"
+    assert f"Step 40 is damaged: {words}" in capsys.readouterr().out
+    assert steps_of(run) == [20, 30, 40]
+    flip_a_bit(run / "checkpoints" / "20" / "_CHECKPOINT_METADATA")
+    assert main(["checkpoints", str(run), "prune", "--yes"]) == 0
+    assert steps_of(run) == [20, 30, 40]
+    flip_a_bit(run / "checkpoints" / "30" / "_CHECKPOINT_METADATA")
+    assert main(["checkpoints", str(run), "prune", "--yes"]) == 0
+    assert "Kept: none\nRemoved: none" in capsys.readouterr().out
+    assert steps_of(run) == [20, 30, 40]
+
+
+def test_the_best_of_the_whole_ones_is_kept(run, capsys):
+    for step in ("20", "40"):
+        flip_a_bit(run / "checkpoints" / step / "_CHECKPOINT_METADATA")
+    assert main(["checkpoints", str(run), "prune", "--yes"]) == 0
+    assert "Kept: 10, 30\nRemoved: none" in capsys.readouterr().out
+    assert steps_of(run) == [10, 20, 30, 40]
+
+
+def test_what_a_run_removes_meanwhile_is_not_listed(run, monkeypatch, capsys):
+    size, opened = _checkpoints._bytes, []
+
+    def vanishing(folder):
+        if folder.name == "20":
+            shutil.rmtree(folder)
+        return size(folder)
+
+    def store(*arguments, **options):
+        opened.append(arguments)
+        if len(opened) == 1:
+            raise FileNotFoundError("as Orbax does")
+        return CheckpointStore(*arguments, **options)
+
+    monkeypatch.setattr(_checkpoints, "_bytes", vanishing)
+    monkeypatch.setattr(_saved, "CheckpointStore", store)
+    assert main(["checkpoints", str(run), "list", "--json"]) == 0
+    found = [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [10, 30, 40]
+
+
+def test_what_a_run_removes_meanwhile_is_not_damaged(run, monkeypatch, capsys):
+    def restore(directory, parts, step):
+        folder = directory.checkpoints / str(step)
+        if step == 20:
+            (folder / "_CHECKPOINT_METADATA").unlink(missing_ok=True)
+            raise CheckpointError("its file is missing")
+
+    monkeypatch.setattr(_checkpoints, "restore_run", restore)
+    monkeypatch.setattr(
+        _checkpoints.time, "sleep", lambda _: shutil.rmtree(run / "checkpoints" / "20")
+    )
+    assert main(["checkpoints", str(run), "verify"]) == 0
+    steps = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert steps == ["10", "30", "40"]
+    assert main(["checkpoints", str(run), "verify", "20"]) == 1
+
+
 def test_a_run_that_is_going_on_is_not_pruned(run, capsys):
     with lock_directory(run, say=print):
         assert main(["checkpoints", str(run), "prune", "--yes"]) == 1
@@ -200,6 +268,7 @@ def test_a_run_that_is_going_on_is_not_pruned(run, capsys):
         (["prune", "--keep", "0"], "keep=0 must be at least 1: a run goes on from its latest"),
         (["prune", "--also", "15", "--yes"], "no checkpoint of step 15: it has 10, 20, 30, 40"),
         (["average", "20", "--no-evaluate"], "step 20 is one"),
+        (["average", "10", "20", "10", "--no-evaluate"], "Step 10 is given 2 times"),
         (["average", "20", "25", "--no-evaluate"], "No checkpoint of step 25 in"),
         (["average", "--output", "x.npz", "--no-evaluate"], "must end in .safetensors"),
     ],
@@ -215,3 +284,25 @@ def test_what_is_refused(run, capsys, arguments, message):
 def test_what_is_not_a_run_is_said(tmp_path, capsys):
     assert main(["checkpoints", str(tmp_path)]) == 1
     assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_a_batch_normalized_run_is_not_averaged(tmp_path, capsys):
+    recipe = dataclasses.replace(RECIPE, model="resnet50")
+    RunDirectory.create(tmp_path / "run", {"recipe": dataclasses.asdict(recipe)})
+    assert main(["checkpoints", str(tmp_path / "run"), "average", "10", "20"]) == 1
+    assert "resnet50 is batch-normalized" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "{run}@best", "--step", "40"], "both say which checkpoint"),
+        (["report", "{run}@20", "--step", "best"], "both say which checkpoint"),
+        (["evaluate", "{run}@bset"], "not 'bset'. '{run}' has the steps 10, 20, 30, 40"),
+        (["report", "{run}@5"], "No checkpoint of step 5 in"),
+        (["evaluate", "{run}-not@best"], "neither a file nor the name of weights"),
+    ],
+)
+def test_checkpoints_that_are_not_there_are_said(run, capsys, arguments, message):
+    assert main([argument.format(run=run) for argument in arguments]) == 1
+    assert message.format(run=run) in capsys.readouterr().err

@@ -184,7 +184,7 @@ def refused(capsys, *arguments):
         (["nfnet_nano", "--remat", "full"], "needs a stack"),
         (["nfnet_nano", "--unroll", "2"], "needs a stack"),
         (["nfnet_nano", "--batch", "32", "--microbatches", "3"], "must divide the 4 images"),
-        (["se_resnext_micro", "--microbatches", "2"], "is batch-normalized"),
+        (["se_resnext_micro", "--microbatches", "2"], "1 for a batch-normalized model"),
         (["nfnet_nano", "--program", "forward", "--microbatches", "2"], "of the training step"),
         (["nfnet_nano", "--compare", "/nowhere.json"], "Cannot read a report from '/nowhere.json'"),
     ],

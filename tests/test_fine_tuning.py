@@ -18,7 +18,7 @@ from nfx.cli import main
 from nfx.data import load_sample, no_images, Splits
 from nfx.graph import adapt_input_channels
 from nfx.recipes import build_parts, get_recipe, Recipe, RunOptions, train
-from nfx.recipes._start import absolute_start, start_from
+from nfx.recipes._start import absolute_start, check_start, start_from
 from nfx.sharding import make_mesh
 from nfx.train import abstract_state, create_state, RunDirectory
 from nfx.weights import to_timm, write_weights
@@ -158,6 +158,7 @@ def test_plain_weights_start_a_stacked_run_and_the_other_way_round(tmp_path):
         (["--init", "{source}/none"], "neither a file nor the name of weights"),
         (["--init", "timm/dm_nfnet_f0.dm_in1k"], "is of 'timm/dm_nfnet_f0'"),
         (["--init", "{source}/checkpoints"], "is not a run directory"),
+        (["--init", "{source}", "--model", "nfnet_nano", "--color", "rgb"], "is of gray images"),
     ],
 )
 def test_what_is_refused_leaves_no_run_behind(source, tmp_path, capsys, options, message):
@@ -165,6 +166,15 @@ def test_what_is_refused_leaves_no_run_behind(source, tmp_path, capsys, options,
     assert main(["train", "--run-dir", str(tmp_path / "run"), *options]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_says_it_is_of_gray_images_starts_no_run_of_rgb(tmp_path):
+    path = tmp_path / "gray.safetensors"
+    description = {"model": SMALL.model, "images": {"channels": 1}}
+    write_weights(path, {"any": np.zeros(1, np.float32)}, description)
+    check_start(dataclasses.replace(SMALL, init=str(path)))
+    with pytest.raises(ValueError, match="only what is of RGB can be adapted"):
+        check_start(dataclasses.replace(SMALL, init=str(path), color="rgb"))
 
 
 def test_what_a_run_starts_from_means_the_same_from_anywhere(tmp_path, monkeypatch):

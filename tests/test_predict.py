@@ -13,7 +13,7 @@ from nfx.augment import normalize
 from nfx.cli import main
 from nfx.data import CentreView, open_sources
 from nfx.models import model_sizes
-from nfx.recipes import load_classifier, predict
+from nfx.recipes import load_classifier, predict, save_classifier
 from nfx.recipes._predict import logits_on
 from nfx.serving import ImageFormat, name_images
 from nfx.sharding import make_mesh
@@ -206,7 +206,7 @@ def test_weights_are_evaluated_on_a_folder_by_what_they_predict(weights, labelle
         (["--data", "{data}", "--step", "3"], "has no steps"),
         (
             ["--data", "{data}", "--model", "timm/test_nfnet", "--class-names", "{names}"],
-            "whose name is another is 'bat', and 'bee' in the images",
+            "class 1 of the model is 'bat', and 'bee' in the images",
         ),
     ],
 )
@@ -216,3 +216,42 @@ def test_weights_that_cannot_be_evaluated(weights, labelled, tmp_path, capsys, o
     options = [option.format(data=labelled, names=names) for option in options]
     assert main(["evaluate", str(weights[0]), *options]) == 1
     assert message in capsys.readouterr().err
+
+
+def describe(weights, path, class_names):
+    """The same weights in a file that says what it is of."""
+    save_classifier(
+        load_classifier(weights, model="timm/test_nfnet", class_names=class_names), path
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [
+        (["bee", "ant", "cat", "dog"], "class 0 of the model is 'bee', and 'ant' in the images"),
+        (["ant", "bee", "cat", "eel"], "class 3 of the model is 'eel', and 'dog' in the images"),
+    ],
+)
+def test_weights_that_know_other_classes_are_not_evaluated(
+    weights, labelled, tmp_path, capsys, class_names, message
+):
+    path = describe(weights[0], tmp_path / "described.safetensors", class_names)
+    assert main(["evaluate", path, "--data", str(labelled)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_numbers_are_no_names_of_classes(weights):
+    of_numbers = load_classifier(weights[0], model="timm/test_nfnet")
+    assert not of_numbers.class_difference(["ant", "bee", "cat", "dog"])
+    assert "knows 4 classes, and the images are of 3" in of_numbers.class_difference("012")
+
+
+def test_weights_that_know_their_classes_take_as_many_other_names(
+    weights, images, tmp_path, capsys
+):
+    path = describe(weights[0], tmp_path / "described.safetensors", list("wxyz"))
+    (tmp_path / "names").write_text("one\n")
+    options = ["--class-names", str(tmp_path / "names")]
+    assert main(["predict", path, str(images), *options]) == 1
+    assert "There are 1 names, and the model has 4 classes" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from PIL import Image
 from nfx._tree import parameter_count
 from nfx.analysis import signal_propagation
 from nfx.augment import normalize
+from nfx.checkpoint import CheckpointStore
 from nfx.cli import main
 from nfx.models import apply_batch
 from nfx.recipes import (
@@ -28,6 +29,8 @@ from nfx.recipes import (
     RunOptions,
     train,
 )
+from nfx.recipes._evaluation import parts_without_images
+from nfx.recipes._findings import load_checkpoint
 from nfx.recipes._html import Html, join, tag
 from nfx.recipes._report_content import gather_report
 from nfx.recipes._report_figures import Line, line_chart, thinned
@@ -393,7 +396,7 @@ def test_a_damaged_checkpoint_is_said_and_left_where_it_is(copy):
         (["RUN", "--step", "5"], "No checkpoint of step 5"),
         (["RUN", "--mesh", "data=3"], "needs 3 devices"),
         (["RUN", "--data", "/nowhere"], "No folder '/nowhere'"),
-        (["RUN", "--data", "sample"], "name the folders as in training"),
+        (["RUN", "--data", "sample"], "are of other classes than the model"),
         (["RUN", "--out", "/nowhere/page.html"], "Cannot write a report to '/nowhere/page.html'"),
         (["RUN", "--out", "/dev/full/page.html"], "Cannot write a report to"),
     ],
@@ -403,6 +406,29 @@ def test_what_cannot_be_reported_is_refused(copy, capsys, arguments, message):
     assert main(["report", *(str(copy) if each == "RUN" else each for each in arguments)]) == 1
     assert message in capsys.readouterr().err
     assert sorted(copy.rglob("*")) == before
+
+
+def test_the_best_checkpoint_can_be_reported(run):
+    found = load_checkpoint(run, parts_without_images(run), make_mesh({"data": 8}), "best")
+    with CheckpointStore(run.checkpoints, read_only=True) as store:
+        assert found.step == store.best()
+    assert int(found.state.step) == found.step
+
+
+@pytest.mark.parametrize(
+    ("arguments", "step"),
+    [(["RUN@best"], "best"), (["RUN@3"], 3), (["RUN", "--step", "best"], "best"), (["RUN"], None)],
+)
+def test_a_checkpoint_is_named_as_for_other_commands(run, monkeypatch, arguments, step):
+    asked = []
+
+    def reported(path, **options):
+        asked.append((path, options["step"]))
+        return path / "config.json"
+
+    monkeypatch.setattr("nfx.cli._report.report", reported)
+    assert main(["report", *(each.replace("RUN", str(run.path)) for each in arguments)]) == 0
+    assert asked == [(run.path, step)]
 
 
 def test_a_page_that_cannot_be_finished_leaves_the_last_one(copy, monkeypatch):

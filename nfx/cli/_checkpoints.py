@@ -75,7 +75,8 @@ class Average:
 class Prune:
     """Remove all but the latest, the best, and those that are named.
 
-    Without --yes nothing is removed: what would be is printed. A run that is going on is refused.
+    Those that would be kept are read: damaged ones do not count, and stay where they are. Without
+    --yes nothing is removed: what would be is printed. A run that is going on is refused.
 
     Attributes:
         keep: How many of the latest to keep.
@@ -171,9 +172,11 @@ def _average(run: str, action: Average) -> int:
 def _prune(run: str, action: Prune) -> int:
     say = ft.partial(print, file=sys.stderr)
     prune = ft.partial(prune_checkpoints, say=say) if action.yes else prunable_checkpoints
-    kept, others = prune(run, keep=action.keep, also=action.also)
+    kept, others, damaged = prune(run, keep=action.keep, also=action.also)
     steps = lambda saved: ", ".join(f"{checkpoint.step:,}" for checkpoint in saved) or "none"
     size = sum(checkpoint.bytes for checkpoint in others)
+    for step, words in damaged.items():
+        print(f"Step {step:,} is damaged: {words}. It does not count, and is not removed.")
     print(f"Kept: {steps(kept)}")
     print(f"{'Removed' if action.yes else 'To be removed'}: {steps(others)} ({size / 1e6:,.1f} MB)")
     if others and not action.yes:

@@ -36,8 +36,8 @@ class EvaluateCommand:
         bad_images: What to do with images that cannot be read; by default as the run did when it
             began, and for weights to raise an error. Those that are skipped do not count.
         model: The name of the model that a file of weights is of: see `nfx models`.
-        class_names: A text file with the name of a class on each line, for weights. Without it
-            classes are in the order of the names of the folders.
+        class_names: A text file with the name of a class on each line, for weights. Where they
+            are not known, classes are taken to be in the order of the names of the folders.
         image_size: Side that images are brought to, for weights; the model's test size by default.
         offline: Look for weights in the cache only.
         json: Print JSON.
@@ -81,7 +81,7 @@ def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping
     evaluation = evaluate(
         run.path,
         data=command.data,
-        step=run.step if command.step is None else command.step,
+        step=run.at(command.step),
         mesh=command.mesh,
         bad_images=command.bad_images,
         on_skip=on_skip,

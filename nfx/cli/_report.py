@@ -4,11 +4,12 @@ import dataclasses
 import functools as ft
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
-from nfx.recipes import report
+from nfx.recipes import find_run, report, SavedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,16 +20,17 @@ class ReportCommand:
     throughput, confusions, and the worst mistakes as pictures.
 
     Attributes:
-        run: The run directory.
+        run: The run directory (or RUN@STEP, RUN@best).
         out: Where to write it; report.html in the run directory by default.
-        step: Step of the checkpoint that classifies the test images; the newest by default.
+        step: Step of the checkpoint that classifies the test images, or "best" for the best by
+            test accuracy; the newest by default.
         data: Where the run's images are now, if not where they were.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
     """
 
     run: Annotated[str, tyro.conf.Positional]
     out: str = ""
-    step: int | None = None
+    step: int | Literal["best"] | None = None
     data: str = ""
     mesh: str = "data=all"
 
@@ -36,10 +38,11 @@ class ReportCommand:
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and writes the page."""
     command = tyro.cli(ReportCommand, prog="nfx report", args=arguments)
+    run = find_run(command.run) or SavedRun(Path(command.run), None)
     path = report(
-        command.run,
+        run.path,
         out=command.out,
-        step=command.step,
+        step=run.at(command.step),
         data=command.data,
         mesh=command.mesh,
         say=ft.partial(print, file=sys.stderr, flush=True),

@@ -8,8 +8,6 @@ from nfx.recipes._checkpoints import (
     list_checkpoints as list_checkpoints,
     mean_model as mean_model,
     Parameters as Parameters,
-    prunable_checkpoints as prunable_checkpoints,
-    prune_checkpoints as prune_checkpoints,
     SavedCheckpoint as SavedCheckpoint,
     verify_checkpoints as verify_checkpoints,
 )
@@ -32,6 +30,11 @@ from nfx.recipes._export import export as export
 from nfx.recipes._images import open_recipe_sources as open_recipe_sources
 from nfx.recipes._options import RunOptions as RunOptions
 from nfx.recipes._predict import predict as predict
+from nfx.recipes._prune import (
+    prunable_checkpoints as prunable_checkpoints,
+    prune_checkpoints as prune_checkpoints,
+    Pruning as Pruning,
+)
 from nfx.recipes._recipe import Recipe as Recipe, recipe_from_config as recipe_from_config
 from nfx.recipes._report import report as report
 from nfx.recipes._run import train as train

@@ -154,12 +154,12 @@ def check_mesh(recipe: Recipe, mesh: AnyMesh) -> None:
     """Raises a `ValueError` if the recipe's step cannot be split over the mesh."""
     check_batch_divides(mesh, recipe.batch_size)
     images = recipe.batch_size // batch_shards(mesh)
-    check_microbatches(recipe.microbatches, images, mixes=recipe.augmentation.mixes)
-    if recipe.microbatches > 1 and model_card(recipe.model).lineage == "batch norm":
-        raise ValueError(
-            f"microbatches={recipe.microbatches} must be 1: {recipe.model} is batch-normalized, by "
-            "the mean and variance of the whole batch, and parts of it have others."
-        )
+    check_microbatches(
+        recipe.microbatches,
+        images,
+        mixes=recipe.augmentation.mixes,
+        batch_normalized=model_card(recipe.model).lineage == "batch norm",
+    )
 
 
 def _optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -1,6 +1,10 @@
-"""What a person does with the checkpoints of a run: looks, verifies, averages, removes."""
+"""What a person does with the checkpoints of a run: looks, verifies, averages."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -9,20 +13,25 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from nfx.checkpoint import CheckpointError, CheckpointStore, damaged_folder
+from nfx.checkpoint import CheckpointError, damaged_folder
+from nfx.models import model_card
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._classifier import run_classifier, save_classifier
 from nfx.recipes._evaluation import compile_evaluation, parts_without_images, restore_run
 from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import recipe_from_config
+from nfx.recipes._saved import look_at
 from nfx.sharding import place_whole, read_mesh
-from nfx.train import Evaluation, lock_directory, run_evaluation, RunDirectory, state_shardings
+from nfx.train import Evaluation, run_evaluation, RunDirectory, state_shardings
 
 
 Model = TypeVar("Model", bound=PyTree)
 
 # Of a state: its averaged parameters, or those that were trained.
 Parameters = Literal["ema", "raw"]
+
+# In which a checkpoint that is being removed loses a file at least, in seconds.
+_MOMENT = 1.0
 
 
 class SavedCheckpoint(NamedTuple):
@@ -62,23 +71,29 @@ class AverageResult(NamedTuple):
 def list_checkpoints(run: str | Path) -> list[SavedCheckpoint]:
     """Returns the finished checkpoints of a run in order, without reading their arrays.
 
+    The run may be going on: what it removes meanwhile is left out.
+
     Raises:
         RunDirectoryError: If there is no such run.
     """
-    directory = RunDirectory.open(run).checkpoints
-    with _look_at(directory) as store:
+    directory = RunDirectory.open(run)
+    with look_at(directory) as store:
         steps, scores, best = store.steps(), store.scores(), store.best()
-    return [
-        SavedCheckpoint(
-            step=step,
-            saved=datetime.fromtimestamp((directory / str(step)).stat().st_mtime),
-            bytes=_bytes(directory / str(step)),
-            test_accuracy=scores.get(step),
-            latest=step == steps[-1],
-            best=step == best,
-        )
-        for step in steps
-    ]
+    found: list[SavedCheckpoint] = []
+    for step in steps:
+        folder = directory.checkpoints / str(step)
+        with contextlib.suppress(FileNotFoundError):  # the run goes on, and has removed it
+            found.append(
+                SavedCheckpoint(
+                    step=step,
+                    bytes=_bytes(folder),
+                    saved=datetime.fromtimestamp(folder.stat().st_mtime),
+                    test_accuracy=scores.get(step),
+                    latest=step == steps[-1],
+                    best=step == best,
+                )
+            )
+    return found
 
 
 def damaged_checkpoints(run: str | Path) -> dict[int, Path]:
@@ -93,7 +108,7 @@ def verify_checkpoints(run: str | Path, steps: Sequence[int] = ()) -> Iterator[t
 
     Args:
         run: The run directory.
-        steps: Which, all by default.
+        steps: Which; all by default, but those that a run that is going on removes meanwhile.
 
     Yields:
         A step and what is wrong with its checkpoint, "" for nothing.
@@ -108,7 +123,8 @@ def verify_checkpoints(run: str | Path, steps: Sequence[int] = ()) -> Iterator[t
         try:
             restore_run(directory, parts, step=step)
         except CheckpointError as error:
-            yield step, str(error)
+            if steps or not _is_being_removed(directory.checkpoints / str(step)):
+                yield step, str(error)
         else:
             yield step, ""
 
@@ -136,20 +152,20 @@ def average_checkpoints(
     Raises:
         RunDirectoryError: If there is no such run.
         CheckpointError: If it has no such checkpoints, or one is damaged.
-        ValueError: If there are fewer than two, or the model has no names in any lineage.
+        ValueError: If there are fewer than two, one is named twice, or the model is normalized by
+            the statistics of batches.
         WeightsError: If the file cannot be written.
     """
     directory = RunDirectory.open(run)
     path = Path(output or directory.path / "average.safetensors")
     recipe = recipe_from_config(directory.config)
-    parts = build_parts(recipe) if evaluate else parts_without_images(directory)
-    chosen = tuple(steps or _steps(directory))
-    if len(set(chosen)) < 2:
+    if model_card(recipe.model).lineage == "batch norm":
         raise ValueError(
-            f"Averaging takes several checkpoints, and step {chosen[0]} is one: {str(run)!r} has "
-            f"{', '.join(map(str, _steps(directory)))}. To keep more, give `nfx train` "
-            "--keep-checkpoints N."
+            f"{recipe.model} is batch-normalized, and the mean of its parameters would not fit the "
+            "running statistics of any of its checkpoints: take one, as the best."
         )
+    parts = build_parts(recipe) if evaluate else parts_without_images(directory)
+    chosen = _several(directory, steps)
     states = (restore_run(directory, parts, step=step) for step in chosen)
     models = [jax.device_get(state.ema if parameters == "ema" else state.model) for state in states]
     mean = mean_model(models)
@@ -160,63 +176,27 @@ def average_checkpoints(
     return AverageResult(path, found, dict(zip(chosen, single, strict=True)))
 
 
+def _several(directory: RunDirectory, steps: Sequence[int]) -> Sequence[int]:
+    """The steps to average, all by default."""
+    chosen = steps or _steps(directory)
+    if repeated := sorted({step for step in chosen if chosen.count(step) > 1}):
+        raise ValueError(
+            f"Step {repeated[0]} is given {chosen.count(repeated[0])} times: give each step once."
+        )
+    if len(chosen) < 2:
+        raise ValueError(
+            f"Averaging takes several checkpoints, and step {chosen[0]} is one: "
+            f"{str(directory.path)!r} has {', '.join(map(str, _steps(directory)))}. To keep more, "
+            "give `nfx train` --keep-checkpoints N."
+        )
+    return chosen
+
+
 def mean_model(models: Iterable[Model]) -> Model:
     """Returns the mean of models, leaf by leaf, computed in float64 and rounded once."""
     first, *others = models
     mean = lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(leaves[0].dtype)
     return jax.tree.map(mean, first, *others)
-
-
-def prunable_checkpoints(
-    run: str | Path, *, keep: int = 1, also: Sequence[int] = ()
-) -> tuple[list[SavedCheckpoint], list[SavedCheckpoint]]:
-    """Splits the checkpoints of a run into those to keep and the others.
-
-    Args:
-        run: The run directory.
-        keep: How many of the latest to keep. The best is kept too.
-        also: Steps of others to keep.
-
-    Raises:
-        ValueError: If `keep` is not positive, or a step is named that is not there.
-        RunDirectoryError: If there is no such run.
-    """
-    if keep < 1:
-        raise ValueError(f"keep={keep} must be at least 1: a run goes on from its latest.")
-    saved = list_checkpoints(run)
-    steps = [checkpoint.step for checkpoint in saved]
-    if unknown := sorted(set(also) - set(steps)):
-        raise ValueError(
-            f"{str(run)!r} has no checkpoint of step {', '.join(map(str, unknown))}: it has "
-            f"{', '.join(map(str, steps)) or 'none'}."
-        )
-    named = {*steps[-keep:], *also}
-    kept = [checkpoint for checkpoint in saved if checkpoint.step in named or checkpoint.best]
-    return kept, [checkpoint for checkpoint in saved if checkpoint not in kept]
-
-
-def prune_checkpoints(
-    run: str | Path, *, keep: int = 1, also: Sequence[int] = (), say: Callable[[str], object]
-) -> tuple[list[SavedCheckpoint], list[SavedCheckpoint]]:
-    """Removes the checkpoints that are not kept, and returns as `prunable_checkpoints` does.
-
-    Args:
-        run: See `prunable_checkpoints`.
-        keep: See there.
-        also: See there.
-        say: Is told if the run directory cannot be locked.
-
-    Raises:
-        ValueError: See there.
-        RunDirectoryError: If there is no such run, or it is going on.
-    """
-    directory = RunDirectory.open(run)
-    with lock_directory(directory.path, say=say):
-        kept, others = prunable_checkpoints(run, keep=keep, also=also)
-        with CheckpointStore(directory.checkpoints) as store:
-            for checkpoint in others:
-                store.delete(checkpoint.step)
-    return kept, others
 
 
 def _evaluate(parts: Parts, models: Sequence[PyTree], mesh: str) -> list[Evaluation]:
@@ -230,15 +210,23 @@ def _evaluate(parts: Parts, models: Sequence[PyTree], mesh: str) -> list[Evaluat
 
 def _steps(directory: RunDirectory) -> list[int]:
     """The steps of a run's checkpoints, of which there is one at least."""
-    with _look_at(directory.checkpoints) as store:
+    with look_at(directory) as store:
         steps = store.steps()
     if not steps:
         raise CheckpointError(f"{str(directory.path)!r} has no finished checkpoint: train first.")
     return steps
 
 
-def _look_at(directory: Path) -> CheckpointStore:
-    return CheckpointStore(directory, read_only=True)
+def _is_being_removed(folder: Path) -> bool:
+    """Whether a run that goes on removes a checkpoint: as long as its files become fewer."""
+    fewest = math.inf
+    while folder.exists():
+        count = sum(len(files) for _, _, files in os.walk(folder))
+        if count >= fewest:
+            return False
+        fewest = count
+        time.sleep(_MOMENT)
+    return True
 
 
 def _bytes(directory: Path) -> int:

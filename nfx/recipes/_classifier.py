@@ -13,6 +13,7 @@ from nfx.data import CentreView
 from nfx.graph import unstack_blocks
 from nfx.models import create_model, initial_statistics, model_card, model_variant
 from nfx.recipes._build import Parts
+from nfx.recipes._classes import class_difference, class_numbers
 from nfx.recipes._evaluation import parts_without_images, restore_run
 from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config
@@ -47,6 +48,14 @@ class Classifier:
     statistics: Any
     images: ImageFormat
     class_names: tuple[str, ...]
+
+    def class_difference(self, found: Sequence[str]) -> str:
+        """Returns how the classes of images differ, in words; "" if they do not.
+
+        Where no names are known, the number of classes is all that is compared.
+        """
+        numbers = class_numbers(len(found))
+        return class_difference(self.class_names, numbers if self.class_names == numbers else found)
 
     def on(self, mesh: Mesh) -> "Classifier":
         """Returns the classifier with its network split over a mesh as a run's would be.
@@ -99,8 +108,8 @@ def load_classifier(
     stored = {**described["images"], "size": image_size or described["images"]["size"]}
     pixels = {name: tuple(stored[name]) for name in ("mean", "std")}  # JSON has lists
     images = ImageFormat(**{**stored, **pixels})
-    names = tuple(class_names or described["class_names"])
-    return Classifier(name, network, initial_statistics(network), images, names)
+    names = described["class_names"] if class_names is None else class_names
+    return _named(name, network, images, names)
 
 
 def save_classifier(classifier: Classifier, path: str | Path) -> None:
@@ -197,10 +206,6 @@ def _classifier(
 ) -> Classifier:
     """A network as its card says it is used."""
     card = model_card(name)
-    classes = network.head.bias.shape[0]
-    names = tuple(map(str, range(classes) if class_names is None else class_names))
-    if len(names) != classes:
-        raise ValueError(f"There are {len(names)} names, and the model has {classes} classes.")
     first = network.stem[0]
     channels = getattr(first, "conv", first).weight.shape[2]
     if channels not in (1, 3):
@@ -213,4 +218,18 @@ def _classifier(
         crop=card.crop,
         view=card.view,
     )
+    return _named(name, network, images, class_names)
+
+
+def _named(
+    name: str, network: Any, images: ImageFormat, class_names: Sequence[str] | None
+) -> Classifier:
+    """A network with the names of its classes, of which there must be as many."""
+    classes = network.head.bias.shape[0]
+    names = class_numbers(classes) if class_names is None else tuple(class_names)
+    if len(names) != classes:
+        raise ValueError(
+            f"There are {len(names)} names, and the model has {classes} classes: give each a name, "
+            "in the order of the logits."
+        )
     return Classifier(name, network, initial_statistics(network), images, names)

@@ -6,11 +6,13 @@ from typing import Literal
 
 from nfx.augment import Augmentation
 from nfx.data import BadImage, CentreView, Images, open_sources, Splits
-from nfx.recipes._classifier import Classifier, load_classifier
+from nfx.recipes._classes import refuse_other_classes
+from nfx.recipes._classifier import load_classifier
 from nfx.recipes._evaluation import compile_evaluation
 from nfx.recipes._feed import Feed, ignore_skipped
 from nfx.sharding import read_mesh
 from nfx.train import Evaluation, Preprocessing, run_evaluation
+from nfx.weights import pretrained_model
 
 
 def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
@@ -31,8 +33,8 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
         what: The weights: see `nfx.load_pretrained`.
         data: The images: see `nfx.data.open_sources`.
         model: The model's name, for a file of weights.
-        class_names: Names of the classes, in the order of the logits. Without them it is the
-            order of the folders' names.
+        class_names: Names of the classes, in the order of the logits. Where they are not known
+            it is taken to be the order of the folders' names.
         image_size: Side of the images; the model's test size by default.
         mesh: Devices to use, as "data=4,fsdp=2".
         bad_images: What to do with images that cannot be used.
@@ -40,9 +42,10 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
         offline: Whether to look for weights in the cache only.
 
     Raises:
-        ValueError: If something is missing or does not fit, as the number of classes.
+        ValueError: If something is missing or does not fit, as the classes.
         BadImageError: If an image cannot be used and is not to be skipped.
     """
+    pretrained_model(what, model)  # what is mistyped is not said to know no images
     if not data:
         raise ValueError(
             f"Weights as {str(what)!r} know no images: give some by --data DIR, with "
@@ -52,7 +55,7 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
     classifier = load_classifier(
         what, model=model, class_names=class_names, image_size=image_size, offline=offline
     )
-    _check_classes(classifier, source.class_names, named=class_names is not None)
+    refuse_other_classes(classifier.class_difference(source.class_names), data)
     form = classifier.images
     view = CentreView(form.size, form.channels, form.view, form.crop)
     images = Images(source, view, bad_images)
@@ -63,19 +66,3 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
     step = compile_evaluation(placed.model, placed.statistics, preprocessing, feed)
     (evaluation,) = run_evaluation(step, [placed.model], placed.statistics, feed.evaluation())
     return evaluation
-
-
-def _check_classes(classifier: Classifier, found: Sequence[str], *, named: bool) -> None:
-    known = classifier.class_names
-    if len(known) != len(found):
-        raise ValueError(
-            f"{classifier.name} knows {len(known)} classes, and the images are of {len(found)}. "
-            "There must be a folder for each class that the weights were trained on."
-        )
-    if named and tuple(found) != known:
-        pairs = zip(known, found, strict=True)
-        expected, other = next((a, b) for a, b in pairs if a != b)
-        raise ValueError(
-            f"The first class whose name is another is {expected!r}, and {other!r} in the images: "
-            "name the folders as the classes, in alphabetical order."
-        )

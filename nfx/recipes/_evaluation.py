@@ -9,11 +9,13 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from nfx.checkpoint import CheckpointStore, Which
+from nfx.checkpoint import Which
 from nfx.data import BadImage, Images, no_images, Splits
 from nfx.recipes._build import abstract_batch, build_parts, Parts
+from nfx.recipes._classes import class_difference, refuse_other_classes
 from nfx.recipes._feed import Feed, ignore_skipped
 from nfx.recipes._recipe import recipe_from_config
+from nfx.recipes._saved import look_at
 from nfx.sharding import make_mesh, read_mesh
 from nfx.train import (
     abstract_state,
@@ -84,12 +86,8 @@ def evaluate(
 
 def check_classes(directory: RunDirectory, images: Images, data: str) -> None:
     """Raises a `ValueError` if images, of what `data` names, are not of a run's classes."""
-    known, found = directory.config["class_names"], list(images.class_names)
-    if found != known:
-        raise ValueError(
-            f"The model knows the classes {', '.join(known)}, and the images in {data!r} are of "
-            f"{', '.join(found)}: name the folders as in training."
-        )
+    difference = class_difference(directory.config["class_names"], images.class_names)
+    refuse_other_classes(difference, data)
 
 
 def parts_without_images(directory: RunDirectory) -> Parts:
@@ -116,7 +114,7 @@ def restore_run(
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
     mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
-    with CheckpointStore(directory.checkpoints, read_only=True) as store:
+    with look_at(directory) as store:
         like = abstract_state(parts.build_model, parts.optimizer, mesh)
         return store.restore(like, step=step)
 

@@ -11,13 +11,14 @@ from jaxtyping import PyTree
 
 from nfx.analysis import signal_propagation, SignalPropagation
 from nfx.augment import normalize
-from nfx.checkpoint import CheckpointStore, first_whole
+from nfx.checkpoint import first_whole, Which
 from nfx.data import BadImage, Images
 from nfx.graph import unstack_blocks
 from nfx.models import model_card
 from nfx.recipes._build import abstract_batch, Parts
 from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import Recipe
+from nfx.recipes._saved import look_at
 from nfx.train import (
     abstract_state,
     make_outcome_step,
@@ -93,24 +94,23 @@ class Findings:
     after: SignalPropagation | None
 
 
-def load_checkpoint(
-    directory: RunDirectory, parts: Parts, mesh: Mesh, step: int | None
-) -> Checkpoint:
+def load_checkpoint(directory: RunDirectory, parts: Parts, mesh: Mesh, step: Which) -> Checkpoint:
     """Loads a checkpoint, or the newest that is whole. Nothing is written, moved or removed.
 
     Args:
         directory: The run, which may be going on.
         parts: What its recipe stands for.
         mesh: Where the state will live.
-        step: The step of the checkpoint; None for the newest.
+        step: The step of the checkpoint, or "best"; None for the newest.
 
     Raises:
         CheckpointError: If there is no checkpoint of the step that was asked for, or it is damaged.
     """
     like = abstract_state(parts.build_model, parts.optimizer, mesh)
-    with CheckpointStore(directory.checkpoints, read_only=True) as store:
+    with look_at(directory) as store:
         if step is not None:
-            return Checkpoint(step, store.restore(like, step=step), ())
+            found = store.find(step)
+            return Checkpoint(found, store.restore(like, step=found), ())
         found, damaged = first_whole(store, like, store.steps()[::-1])
     newest, state = found or (0, None)
     return Checkpoint(newest, state, list(map(str, damaged.values())))

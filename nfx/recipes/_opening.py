@@ -50,9 +50,25 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
     else:
         path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         directory = RunDirectory.create(path, _config(recipe, parts))
-    directory.write_text("recipe.toml", recipe_to_toml(recipe))
     wait_for_all("opened the run directory")
     return directory
+
+
+def begin(directory: RunDirectory, recipe: Recipe, reached: int) -> None:
+    """Writes what a run begins with, when its directory is locked: another may have been in it.
+
+    Args:
+        directory: The run.
+        recipe: What is trained.
+        reached: The step of its last checkpoint. If there are more, a result is not that of the
+            run any more, and is removed.
+
+    Raises:
+        RunDirectoryError: If it cannot be written.
+    """
+    directory.write_text("recipe.toml", recipe_to_toml(recipe))
+    if reached < recipe.steps:
+        (directory.path / "result.json").unlink(missing_ok=True)
 
 
 def _open_after_first(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nfx._files import write_whole
+from nfx.checkpoint import Which
 from nfx.recipes._report_content import gather_report
 from nfx.recipes._report_page import report_page
 from nfx.sharding import read_mesh
@@ -15,7 +16,7 @@ def report(
     run_dir: str | Path,
     *,
     out: str | Path = "",
-    step: int | None = None,
+    step: Which = None,
     data: str = "",
     mesh: str = "data=all",
     say: Callable[[str], object] = lambda message: None,
@@ -25,7 +26,8 @@ def report(
     Args:
         run_dir: The run directory.
         out: Where to write it, by default `report.html` in the run directory.
-        step: The step of the checkpoint that classifies the test images, by default the newest.
+        step: The step of the checkpoint that classifies the test images, or "best" for the best
+            by test accuracy; by default the newest.
         data: Where the run's images are now, if not where they were.
         mesh: Devices to use, as in training; any, whatever the run was trained on.
         say: Is told what is being done.

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from nfx._tree import parameter_count
 from nfx._units import LeafUnits
+from nfx.checkpoint import Which
 from nfx.data import Images, Splits
 from nfx.models import model_variant
 from nfx.optim import clipped_leaves
@@ -70,7 +71,7 @@ def gather_report(
     directory: RunDirectory,
     mesh: Mesh,
     *,
-    step: int | None,
+    step: Which,
     data: str,
     say: Callable[[str], object],
 ) -> RunReport:
@@ -79,7 +80,7 @@ def gather_report(
     Args:
         directory: The run, which may be going on.
         mesh: Devices to use.
-        step: The step of the checkpoint; None for the newest that is whole.
+        step: The step of the checkpoint, or "best"; None for the newest that is whole.
         data: Where its images are now, if not where they were.
         say: Is told what is being done.
 

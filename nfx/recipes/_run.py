@@ -3,8 +3,8 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from nfx.optim import clipped_leaves
 from nfx.recipes._build import build_parts, check_mesh, Parts
 from nfx.recipes._evaluation import RunEvaluation
 from nfx.recipes._feed import Feed
-from nfx.recipes._opening import open_directory, resumes
+from nfx.recipes._opening import begin, open_directory, resumes
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
 from nfx.recipes._session import cadence_of, Guard, Session
@@ -33,6 +33,7 @@ from nfx.train import (
     NonfiniteLog,
     plot_clipping,
     RunDirectory,
+    RunDirectoryError,
     state_specs,
     StopRequest,
     TrainingStopped,
@@ -71,44 +72,66 @@ def train(
         TrainingStopped: If it was asked to stop, and has saved a checkpoint.
     """
     began = time.monotonic()
-    if recipe.data not in ("", "sample", "noise"):
-        # So that the run can be continued and evaluated from anywhere.
-        recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
-    recipe = dataclasses.replace(recipe, init=absolute_start(recipe.init))
+    recipe = _from_anywhere(recipe)
     mesh = read_mesh(options.mesh)
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
     directory = open_directory(recipe, options, parts, name)
-    writes = is_first_process()
-    display = Display(recipe.steps, recipe.batch_size, quiet=not writes)
+    display = Display(recipe.steps, recipe.batch_size, quiet=not is_first_process())
     display.say(_opening_words(recipe, parts, mesh, directory))
-
-    with (
-        lock_directory(directory.path, say=display.say, writes=writes),
-        CheckpointStore(
-            directory.checkpoints, keep=options.keep_checkpoints, warn=_warning(display)
-        ) as store,
-        display,
-        closing(
-            BadImagesLog(directory.path, share=recipe.bad_share, say=display.say)
-        ) as bad_images,
-        HangWatch(directory.path, timeout=options.hang_timeout) as watch,
-    ):
-        feed = Feed(parts.images, mesh, bad_images.take, options.loading)
-        guard = Guard(watch, stop or StopRequest(), NonfiniteLog(directory.path))
-        session = Session(recipe, options, parts, feed, store, display, directory, guard)
+    stop = stop or StopRequest()
+    with _session(recipe, options, parts, mesh, directory, display, stop) as session:
         state, evaluation, latest = session.run()
-        best = store.best(), store.scores()
+        best = session.store.best(), session.store.scores()
     if evaluation is None:
         wait_for_all("stopped")
-        raise _stopped(guard.stop, int(state.step), directory)
-    result = _result(state, evaluation, latest, time.monotonic() - began) | _devices(mesh)
-    if writes:
+        raise _stopped(stop, int(state.step), directory)
+    result = {
+        **_result(directory, state, evaluation, latest),
+        **_devices(mesh),
+        "wall_seconds": time.monotonic() - began,
+    }
+    if is_first_process():
         directory.write_result(result)
         plot_clipping(directory.path, clipped_leaves(state.opt_state))
     display.say(_closing_words(directory, result) + _best_words(directory, *best))
     wait_for_all("finished")
     return directory
+
+
+def _from_anywhere(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that the run can be continued and evaluated anywhere."""
+    if recipe.data not in ("", "sample", "noise"):
+        recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
+    return dataclasses.replace(recipe, init=absolute_start(recipe.init))
+
+
+@contextmanager
+def _session(
+    recipe: Recipe,
+    options: RunOptions,
+    parts: Parts,
+    mesh: Mesh,
+    directory: RunDirectory,
+    display: Display,
+    stop: StopRequest,
+) -> Iterator[Session]:
+    """A run's training, with the directory locked and all that it writes open."""
+    path, say, writes = directory.path, display.say, is_first_process()
+    with (
+        lock_directory(path, say=say, writes=writes),
+        CheckpointStore(
+            directory.checkpoints, keep=options.keep_checkpoints, warn=_warning(display)
+        ) as store,
+        display,
+        closing(BadImagesLog(path, share=recipe.bad_share, say=say)) as bad_images,
+        HangWatch(path, timeout=options.hang_timeout) as watch,
+    ):
+        if writes:
+            begin(directory, recipe, reached=max(store.steps(), default=0))
+        feed = Feed(parts.images, mesh, bad_images.take, options.loading)
+        guard = Guard(watch, stop, NonfiniteLog(path))
+        yield Session(recipe, options, parts, feed, store, display, directory, guard)
 
 
 def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> None:
@@ -150,19 +173,24 @@ def _stopped(stop: StopRequest, step: int, directory: RunDirectory) -> TrainingS
 
 
 def _result(
+    directory: RunDirectory,
     state: TrainState,
     evaluation: RunEvaluation,
     latest: Mapping[str, Any],
-    wall_seconds: float,
 ) -> dict[str, Any]:
-    """What a run came to: the content of `result.json`."""
+    """What a run came to, for `result.json`."""
+    if "last_loss" not in latest:  # the run had ended before, and its metrics are no more
+        raise RunDirectoryError(
+            f"{str(directory.path / 'metrics.jsonl')!r} has no record of the last step, which the "
+            "run has trained: put the file back from a copy, and resume. Its checkpoints can be "
+            f"used without: nfx evaluate {_shown(directory.path)}"
+        )
     return {
         "test_accuracy": evaluation.ema.accuracy,
         "test_accuracy_raw": evaluation.raw.accuracy,
         "test_loss": evaluation.ema.loss,
         "train_loss": latest["last_loss"],
         "steps": int(state.step),
-        "wall_seconds": wall_seconds,
         "params_digest": tree_digest(state.model),
     }
 

@@ -1,10 +1,15 @@
 """How a person names a checkpoint of a run: RUN, RUN@STEP, RUN@best."""
 
-import re
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from nfx.checkpoint import Which
+from nfx.checkpoint import CheckpointStore, Which
+from nfx.train import RunDirectory
+
+
+# How often to look at the checkpoints of a run that removes some while they are looked at.
+_LOOKS = 5
 
 
 class SavedRun(NamedTuple):
@@ -18,13 +23,48 @@ class SavedRun(NamedTuple):
     path: Path
     step: Which
 
+    def at(self, step: Which) -> Which:
+        """Returns which checkpoint is meant, where an option may name one too.
+
+        Raises:
+            ValueError: If both name one.
+        """
+        if self.step is not None and step is not None:
+            raise ValueError(
+                f"{f'{self.path}@{self.step}'!r} and --step {step} both say which checkpoint: "
+                "leave one of them out."
+            )
+        return self.step if step is None else step
+
 
 def find_run(what: str | Path) -> SavedRun | None:
-    """Returns the directory and the checkpoint that a text names; None if it names no directory."""
+    """Returns the directory and the checkpoint that a text names; None if it names no directory.
+
+    Raises:
+        ValueError: If what is after the @ names no checkpoint.
+        RunDirectoryError: If there it does not, and the directory is not a run.
+    """
     path = Path(what).expanduser()
     if path.is_dir():
         return SavedRun(path, None)
-    match = re.fullmatch(r"(.+)@(best|\d+)", str(path))
-    if match is None or not Path(match[1]).is_dir():
+    run, _, which = str(path).rpartition("@")
+    if not run or not Path(run).is_dir() or path.exists():
         return None
-    return SavedRun(Path(match[1]), "best" if match[2] == "best" else int(match[2]))
+    if which == "best":
+        return SavedRun(Path(run), "best")
+    if which.isdecimal():
+        return SavedRun(Path(run), int(which))
+    with look_at(RunDirectory.open(run)) as store:
+        steps = ", ".join(map(str, store.steps())) or "none"
+    raise ValueError(
+        f"{str(what)!r} names no checkpoint: after the @ comes a step or 'best', not {which!r}. "
+        f"{run!r} has the steps {steps}."
+    )
+
+
+def look_at(directory: RunDirectory) -> CheckpointStore:
+    """Opens the checkpoints of a run to read them; the run may be going on."""
+    for _ in range(_LOOKS - 1):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return CheckpointStore(directory.checkpoints, read_only=True)
+    return CheckpointStore(directory.checkpoints, read_only=True)

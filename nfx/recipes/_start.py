@@ -1,6 +1,5 @@
 """The first state of a run that starts from weights."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.checkpoint import CheckpointStore
 from nfx.graph import adapt_input_channels, stack_blocks, unstack_blocks
 from nfx.recipes._build import Parts
 from nfx.recipes._classifier import Classifier, load_classifier
 from nfx.recipes._recipe import Recipe, recipe_from_config
-from nfx.recipes._saved import find_run
+from nfx.recipes._saved import find_run, look_at
 from nfx.train import RunDirectory, start_state, TrainState
 from nfx.weights import pretrained_model, read_description
 
@@ -30,18 +28,25 @@ def check_start(recipe: Recipe) -> None:
     """Raises if a recipe cannot start from what it names, before anything large is read.
 
     Raises:
-        ValueError: If it is of another model, or there is no such thing.
+        ValueError: If it is of another model, or of images of other channels and not of RGB, or
+            there is no such thing.
         RunDirectoryError: If it is a directory and not a run.
         CheckpointError: If it is a run that has no such checkpoint.
     """
-    found = _model_name(recipe)
+    found, channels = _described(recipe)
     if found != recipe.model:
         raise ValueError(
             f"init={recipe.init!r} is of {found!r}, and the recipe trains {recipe.model!r}: give "
             f"--model {found}, or start from something else."
         )
+    if channels not in (recipe.channels, 3):
+        raise ValueError(
+            f"init={recipe.init!r} is of gray images, and the recipe's have {recipe.channels} "
+            "channels: only what is of RGB can be adapted. Give --color gray, or start from "
+            "something else."
+        )
     if run := find_run(recipe.init):
-        with CheckpointStore(RunDirectory.open(run.path).checkpoints, read_only=True) as store:
+        with look_at(RunDirectory.open(run.path)) as store:
             store.find(run.step)
 
 
@@ -62,8 +67,8 @@ def start_from(recipe: Recipe, parts: Parts, mesh: Mesh) -> tuple[TrainState, st
         CheckpointError: If they are of a run that has no such checkpoint, or it is damaged.
     """
     check_start(recipe)
-    source = load_classifier(recipe.init, model=_model_name(recipe), mesh=mesh)
-    keeps = _same_classes(source, parts.images.train.class_names)
+    source = load_classifier(recipe.init, model=recipe.model, mesh=mesh)
+    keeps = not source.class_difference(parts.images.train.class_names)
     model = source.model if find_run(recipe.init) else source.on(mesh).model
     # The head that a run from nothing would have: no more of the model is computed.
     fresh = lambda: jax.device_get(jax.jit(lambda: parts.build_model().head)())
@@ -78,22 +83,19 @@ def start_from(recipe: Recipe, parts: Parts, mesh: Mesh) -> tuple[TrainState, st
     return state, _words(recipe, parts, source, keeps)
 
 
-def _model_name(recipe: Recipe) -> str:
-    """The name of the model that a run starts from."""
+def _described(recipe: Recipe) -> tuple[str, int]:
+    """The name of the model that a run starts from, and the channels of its images.
+
+    A file that does not say what it is of has to be of the recipe's model, and of RGB.
+    """
     if run := find_run(recipe.init):
-        return recipe_from_config(RunDirectory.open(run.path).config).model
+        source = recipe_from_config(RunDirectory.open(run.path).config)
+        return source.model, source.channels
     path = Path(recipe.init).expanduser()
-    # A file that does not say what it is of has to be of the recipe's model.
-    named = read_description(path).get("model", recipe.model) if path.is_file() else None
-    return pretrained_model(recipe.init, named)
-
-
-def _same_classes(source: Classifier, names: Sequence[str]) -> bool:
-    """Whether the classes are the same; where no names are known, whether their number is."""
-    unnamed = tuple(map(str, range(len(source.class_names))))
-    return tuple(names) == source.class_names or (
-        source.class_names == unnamed and len(names) == len(unnamed)
-    )
+    described = read_description(path)
+    named = described.get("model", recipe.model) if path.is_file() else None
+    channels = described["images"]["channels"] if "images" in described else 3
+    return pretrained_model(recipe.init, named), channels
 
 
 def _as_built(model: PyTree, head: PyTree, recipe: Recipe, parts: Parts) -> PyTree:

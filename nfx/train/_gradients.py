@@ -30,14 +30,22 @@ Differentiate = Callable[..., tuple[tuple[Float[Array, ""], PyTree], PyTree]]
 _Examples = tuple[Batch, Int[Array, " n"]]
 
 
-def check_microbatches(microbatches: int, images: int, *, mixes: bool) -> None:
+def check_microbatches(
+    microbatches: int, images: int, *, mixes: bool, batch_normalized: bool
+) -> None:
     """Raises a `ValueError` if what a device has of a batch cannot be split like that.
 
     Args:
         microbatches: How many parts.
         images: What a device has of each batch.
         mixes: Whether neighbours are mixed with each other.
+        batch_normalized: Whether the model normalizes by the statistics of batches.
     """
+    if microbatches > 1 and batch_normalized:
+        raise ValueError(
+            f"microbatches={microbatches} must be 1 for a batch-normalized model: it normalizes by "
+            "the mean and variance of the whole batch, and parts of it have others."
+        )
     if microbatches < 1 or images % microbatches:
         raise ValueError(
             f"microbatches={microbatches} must divide the {images} images that each device has of "
@@ -70,7 +78,12 @@ def make_differentiate(
         model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[tuple[Float[Array, ""], PyTree], PyTree]:
         count = batch.labels.shape[0]
-        _check(microbatches, count, preprocessing, statistics)
+        check_microbatches(
+            microbatches,
+            count,
+            mixes=preprocessing.augmentation.mixes,
+            batch_normalized=statistics is not None,
+        )
 
         def share(model: PyTree, examples: _Examples) -> tuple[Float[Array, ""], PyTree]:
             """What some examples add to the mean loss."""
@@ -100,15 +113,6 @@ def make_differentiate(
         in_specs=(P(), batch_spec(mesh), P(), P()),
         out_specs=(P(), P()),
     )
-
-
-def _check(microbatches: int, count: int, preprocessing: Preprocessing, statistics: Any) -> None:
-    check_microbatches(microbatches, count, mixes=preprocessing.augmentation.mixes)
-    if microbatches > 1 and statistics is not None:
-        raise ValueError(
-            f"microbatches={microbatches} must be 1 for a batch-normalized model: it normalizes by "
-            "the mean and variance of the whole batch, and parts of it have others."
-        )
 
 
 def _accumulate(

@@ -163,7 +163,8 @@ def plan_step(
     )
     model = [leaf for leaf in leaves if leaf.path.startswith("model/")]
     images = batch_size // batch_shards(mesh)
-    check_microbatches(microbatches, images, mixes=False)
+    normalized = state.statistics is not None
+    check_microbatches(microbatches, images, mixes=False, batch_normalized=normalized)
     of_blocks = _of_blocks(state.model, mesh, image_shape, images // microbatches, precision)
     found = [
         *_of_parameters(model, mesh, communication),

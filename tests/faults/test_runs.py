@@ -163,9 +163,32 @@ def test_a_damaged_newest_checkpoint_is_warned_of_and_trained_again(
 
 
 def test_a_run_that_another_process_trains_is_refused(train, finished, capsys):
+    before = (finished / "recipe.toml").read_bytes()
     with lock_directory(finished, say=print):
-        assert train(finished, "--resume") == 1
+        assert train(finished, "--resume", "--bad-images", "skip") == 1
     assert "is in use by another process" in capsys.readouterr().err
+    assert (finished / "recipe.toml").read_bytes() == before
+
+
+def test_a_run_that_goes_on_after_its_end_has_no_result(train, finished, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "12")
+    monkeypatch.setattr(_session, "run_training", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(run_dir, "--resume")
+    assert not (run_dir / "result.json").exists()
+
+
+def test_a_finished_run_without_its_metrics_is_refused(train, finished, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "metrics.jsonl").unlink()
+    assert train(run_dir, "--resume") == 1
+    error = capsys.readouterr().err
+    assert f"{str(run_dir / 'metrics.jsonl')!r} has no record of the last step" in error
+    assert f"nfx evaluate {run_dir}" in error
+    assert outcome(run_dir)[0] == outcome(finished)[0]
 
 
 def test_a_first_batch_that_never_comes_is_told(train, finished, tmp_path, monkeypatch, capfd):
