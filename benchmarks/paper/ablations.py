@@ -48,7 +48,7 @@ ROWS = {
 def main():
     options = parse_options(__doc__)
     shown = ["baseline", "+ CutMix"] if options.quick else list(ROWS)
-    epochs = 1 if options.quick else 4
+    epochs = 1 if options.quick else 3
     settings = {name: _setting(*ROWS[name], epochs, options.quick) for name in shown}
     outcomes = train_all("ablations", settings, options)
     first = mean_and_spread(outcomes[shown[0]])[0]

@@ -83,7 +83,7 @@ def main():
     options = parse_options(__doc__, seeds=1)
     began = time.monotonic()
     data = load_data(options)
-    steps, expected = (2, 64) if options.quick else (600, 1024)
+    steps, expected = (2, 64) if options.quick else (300, 1024)
     budgets = BUDGETS[:1] if options.quick else BUDGETS
     rows = [_train(data, budget, steps, expected) for budget in budgets]
     cost = _cost(data, rounds=1 if options.quick else 5)

@@ -36,7 +36,7 @@ LEFT_ALONE = {
 
 def main():
     options = parse_options(__doc__)
-    sizes, epochs = ((64,), 1) if options.quick else ((256, 1024, 4096), 2)
+    sizes, epochs = ((64,), 1) if options.quick else ((256, 1024, 4096), 1)
     adaptive, standard = (ADAPTIVE[:1], STANDARD[:1]) if options.quick else (ADAPTIVE, STANDARD)
     groups = {} if options.quick else LEFT_ALONE
     common = {"network": NORMALIZER_FREE, "epochs": epochs}
