@@ -109,7 +109,9 @@ class Session:
 
     def _metrics_log(self, step: int) -> MetricsLog:
         writes, project = is_first_process(), self.options.wandb
-        boards = open_boards(self.directory, step=step, wandb_project=project) if writes else ()
+        say, boards = self.display.say, ()
+        if writes:
+            boards = open_boards(self.directory, step=step, say=say, wandb_project=project)
         return MetricsLog(self.directory.path, step=step, boards=boards, writes=writes)
 
     def measure(self, state: TrainState) -> RunEvaluation:

@@ -4,7 +4,6 @@ import gc
 import json
 import resource
 import shutil
-from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import pytest
 
 from nfx.checkpoint import _store, CheckpointError, CheckpointStore, restore_newest, tree_digest
 from nfx.checkpoint._files import list_files
+from tests.disk import full_disk
 
 
 # Orbax leaves futures of a failed read or write behind, which complain when they are collected.
@@ -152,17 +152,6 @@ def test_a_step_whose_checkpoint_was_damaged_is_saved_again(whole, tmp_path):
         assert restore_newest(store, state())[0] == 1
         store.save(2, state(7), blocking=True)
         assert tree_digest(store.restore(state(), step=2)) == tree_digest(state(7))
-
-
-@contextmanager
-def full_disk(bytes_per_file=20_000):
-    """No file can grow: what writing more meets is an error of the system, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_per_file, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def large(scale=1.0):
