@@ -1,4 +1,4 @@
-"""What a run says about steps whose loss or gradient was not finite, and which it leaves out."""
+"""What a run says about steps that were not finite, and which it leaves out."""
 
 import dataclasses
 from collections.abc import Sequence

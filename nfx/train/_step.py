@@ -177,7 +177,7 @@ def make_train_step(
         preprocessing: Normalisation, augmentation and smoothing.
         mesh: The devices; the batch is split over "data" and "fsdp", and the state as
             `state_shardings` says.
-        observe: What to log beside `loss` and `gradient_norm`.
+        observe: What to log beside `loss`, `gradient_norm` and `update_norm`.
         rules: How the state is split over "fsdp": see `state_shardings`.
         communication: In which dtypes parameters and gradients go between devices.
         precision: In which dtypes the network computes.
@@ -203,14 +203,15 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         at = lambda model: differentiate(model, state.statistics, batch, key, state.step)
         (loss, statistics), gradients = at(state.model)
-        metrics = {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(gradients),
-            **observe(gradients, state.model, state.step),
-        }
         updates, opt_state = optimizer.update(
             gradients, state.opt_state, state.model, grad_fn=lambda model, _: at(model)[1]
         )
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(gradients),
+            "update_norm": optax.tree.norm(updates),  # an optimizer may take other gradients
+            **observe(gradients, state.model, state.step),
+        }
         model = optax.apply_updates(state.model, updates)
         state = TrainState(state.step + 1, model, opt_state, statistics)
         state = constrain(state, state_shardings(state, mesh, rules, model=model))
