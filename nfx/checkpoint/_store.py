@@ -96,8 +96,12 @@ class CheckpointStore:
         self.close()
 
     def close(self) -> None:
-        """Waits for the save under way and frees the threads."""
-        self._manager.close()
+        """Waits for the save under way and frees the threads.
+
+        Raises:
+            CheckpointError: If the save failed.
+        """
+        self._attempt(self._manager.close, "The last save", last=True)
 
     def wait(self) -> None:
         """Waits until the save under way is on disk.

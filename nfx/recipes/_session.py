@@ -236,6 +236,7 @@ class _Observer:
     def checkpoint(self, step: int, state: TrainState, unlogged: _Unlogged) -> None:
         session = self._session
         evaluation = self.evaluation if step == self._evaluated else None
+        self._log.sync()
         session.store.save(
             step,
             state,

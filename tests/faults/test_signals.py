@@ -18,6 +18,7 @@ from nfx.train import (
     stop_on_signals,
     StopRequest,
 )
+from tests.disk import full_disk
 
 
 def wait_until(condition, seconds=20):
@@ -203,3 +204,22 @@ def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch):
         pass
     assert len(said) == 1
     assert "cannot be locked (Operation not supported)" in said[0]
+
+
+def test_a_lock_that_cannot_be_written_is_an_error_that_names_its_file(tmp_path):
+    with (
+        pytest.raises(RunDirectoryError, match=r"run\.lock' cannot be written \(File too large\)"),
+        full_disk(0),
+        lock_directory(tmp_path, say=print),
+    ):
+        raise AssertionError
+
+
+def test_errors_of_a_run_are_not_taken_for_those_of_its_lock(tmp_path):
+    with pytest.raises(OSError, match="other"), lock_directory(tmp_path, say=print):
+        raise OSError("other")
+    with (
+        pytest.raises(RunDirectoryError, match=r"run\.lock' cannot be written"),
+        lock_directory(tmp_path / "missing", say=print),
+    ):
+        raise AssertionError
