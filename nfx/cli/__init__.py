@@ -3,7 +3,6 @@
 import importlib
 import importlib.metadata
 import io
-import logging
 import os
 import signal
 import sys
@@ -11,6 +10,8 @@ import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
+
+from nfx.cli._quiet import quiet_libraries
 
 
 class _Command(NamedTuple):
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     try:
         command = _load(_COMMANDS[name].module)
-        _quiet_libraries()
+        quiet_libraries()
         if _COMMANDS[name].uses_cache:
             _enable_cache()
         return command.main(arguments)
@@ -108,12 +109,6 @@ def _load(module: str) -> ModuleType:
         return importlib.import_module(module)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _quiet_libraries() -> None:
-    """Keeps what Orbax tells its developers, and twice what the Hub tells, off the screen."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("huggingface_hub").propagate = False
 
 
 def _enable_cache() -> None:

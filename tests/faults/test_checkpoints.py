@@ -2,8 +2,10 @@
 
 import gc
 import json
+import logging
 import resource
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 
 from nfx.checkpoint import _store, CheckpointError, CheckpointStore, restore_newest, tree_digest
 from nfx.checkpoint._files import list_files
+from nfx.cli._quiet import quiet_libraries
 from tests.disk import full_disk
 
 
@@ -181,6 +184,24 @@ def test_a_save_that_fails_twice_is_an_error_and_leaves_nothing(store, said):
     with CheckpointStore(store.directory) as again:
         assert again.steps() == [1]
         assert tree_digest(again.restore(large())) == tree_digest(large(1))
+
+
+def test_of_a_save_that_fails_libraries_say_nothing_on_the_screen(
+    store, said, monkeypatch, caplog, capfd
+):
+    """Orbax would log it from each thread, and futures that nobody asks would complain."""
+    for name in ("absl", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    quiet_libraries()
+    with full_disk(), pytest.raises(CheckpointError, match="File too large"):
+        store.save(2, large(2), blocking=True)
+    gc.collect()
+    assert len(said) == 1
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert capfd.readouterr().err == ""
+    logging.getLogger("absl").error("of something else")
+    assert caplog.records[-1].getMessage() == "of something else"
 
 
 def test_a_save_that_fails_once_is_mended(store, said, monkeypatch):
