@@ -86,9 +86,10 @@ def _run(name: str, arguments: list[str]) -> int:
         if _COMMANDS[name].uses_cache:
             _enable_cache()
         return command.main(arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("\nnfx: interrupted; what was written is kept.", file=sys.stderr)
-        return 130
+        (number,) = interruption.args or (signal.SIGINT,)
+        return 128 + number
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "nfx" or "NFX_TRACEBACK" in os.environ:
             raise

@@ -114,15 +114,23 @@ def test_the_supervisor_lets_the_others_stop_too(tmp_path):
     assert saved.exists()
 
 
-def test_a_stopped_run_is_not_restarted(tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("raise SystemExit(143)", 143),
+        ("import os; os.kill(os.getpid(), 15)", 143),  # as while libraries are imported
+        ("import os, signal; signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)", 130),
+    ],
+)
+def test_a_stopped_run_is_not_restarted(tmp_path, ending, code):
     fake = (
         f"from nfx.cli import _launch, main; "
-        f"_launch._NFX = ({sys.executable!r}, '-c', 'raise SystemExit(143)'); "
+        f"_launch._NFX = ({sys.executable!r}, '-c', {ending!r}); "
         f"raise SystemExit(main(['launch', '--hosts', '2', '--', 'train', '--run-dir', "
         f"{str(tmp_path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", fake], capture_output=True, text=True)
-    assert done.returncode == 143
+    assert done.returncode == code
     assert "restart" not in done.stdout
 
 
