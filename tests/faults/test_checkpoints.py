@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nfx.checkpoint import _store, CheckpointError, CheckpointStore, restore_newest, tree_digest
+from nfx.checkpoint import (
+    _files,
+    _store,
+    CheckpointError,
+    CheckpointStore,
+    restore_newest,
+    tree_digest,
+)
 from nfx.checkpoint._files import list_files
 from nfx.cli._quiet import quiet_libraries
 from tests.disk import full_disk
@@ -92,6 +99,7 @@ def test_damage_to_any_file_is_seen_and_named_and_the_checkpoint_before_it_loade
             assert store.steps() == [1]
         (warning,) = warnings
         assert "The checkpoint of step 2" in warning
+        assert "Remove" not in warning  # it is moved already
         assert repr(file.as_posix()) in warning
         assert "going on from step 1" in warning
         assert (copy.with_name("checkpoints.damaged") / "2").is_dir()
@@ -140,6 +148,46 @@ def test_if_no_checkpoint_is_good_all_are_listed_and_kept(whole, tmp_path):
         assert store.steps() == [1, 2]
     assert "step 1" in str(error.value)
     assert "step 2" in str(error.value)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+@pytest.mark.parametrize("name", ["metadata", "files.json", "_METADATA"])
+def test_a_file_that_cannot_be_read_is_no_damage(whole, tmp_path, monkeypatch, name, error):
+    """It may be right again in a minute: the checkpoint stays where it is."""
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(whole, copy)
+
+    def failing(read):
+        def read_or_fail(path):
+            if path.name == name and "2" in path.parts:
+                raise error
+            return read(path)
+
+        return read_or_fail
+
+    with CheckpointStore(copy) as store, monkeypatch.context() as patch:
+        patch.setattr(_files, "file_digest", failing(_files.file_digest))
+        patch.setattr(_files.Path, "read_text", failing(_files.Path.read_text))
+        patch.setattr(_files.Path, "read_bytes", failing(_files.Path.read_bytes))
+        message = rf"of step 2 in .* cannot be read: its file .*{name}' gives an error .*try again"
+        with pytest.raises(CheckpointError, match=message):
+            restore_newest(store, state())
+        if name != "_METADATA":  # which is not read for the scores
+            with pytest.raises(CheckpointError, match=message):
+                CheckpointStore(copy)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
+    with CheckpointStore(copy) as store:
+        assert restore_newest(store, state())[0] == 2
+
+
+def test_a_whole_checkpoint_of_another_model_is_not_put_aside(whole, tmp_path):
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(whole, copy)
+    with CheckpointStore(copy) as store:
+        store.save(3, {"other": jnp.zeros(2)}, blocking=True)
+        with pytest.raises(CheckpointError, match=r"step 3 .* of another model"):
+            restore_newest(store, state())
+        assert store.steps() == [1, 2, 3]
 
 
 def test_no_checkpoint_is_no_damage(tmp_path):
