@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -61,8 +62,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code.
 
     Errors that are the user's to mend are printed as a paragraph, without a traceback, unless
-    the environment variable `NFX_TRACEBACK` is set.
+    the environment variable `NFX_TRACEBACK` is set. Nothing is said if nobody reads any more.
     """
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if _is_read():
+            raise
+        # Python flushes once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _is_read() -> bool:
+    """Whether somebody reads what is written: otherwise it was another pipe that broke."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # an error is told whatever is asked for
+    return not output.poll(0)
+
+
+def _dispatch(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be in no encoding at all
         sys.stdout.reconfigure(errors="backslashreplace")
