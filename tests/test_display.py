@@ -13,7 +13,15 @@ from rich.console import Console
 
 from nfx.cli import main
 from nfx.data import Batch
-from nfx.train import Display, MetricsLog, open_boards, Pace, RunDirectory, without_pace
+from nfx.train import (
+    Display,
+    MetricsLog,
+    open_boards,
+    Pace,
+    RunDirectory,
+    TrainingError,
+    without_pace,
+)
 from nfx.train._pace import Stopwatch
 from tests.disk import full_disk
 
@@ -146,6 +154,16 @@ def test_a_board_that_is_not_installed_is_named_before_anything_is_written(
     assert main(["train", "--run-dir", str(tmp_path / "run"), "--wandb", "nets"]) == 1
     assert "pip install 'nfx[wandb]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_where_weights_and_biases_cannot_begin_it_is_said_what_to_do(tmp_path, monkeypatch):
+    def init(**settings):
+        raise ConnectionError("no login and no network")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    directory = RunDirectory.create(tmp_path / "run", {})
+    with pytest.raises(TrainingError, match=r"--wandb nets: .*no network.* WANDB_MODE=offline"):
+        open_boards(directory, step=0, say=print, wandb_project="nets")
 
 
 def test_tensorboard_has_the_scalars(tmp_path):

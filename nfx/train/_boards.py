@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from nfx.train._loop import TrainingError
 from nfx.train._run_directory import RunDirectory
 
 
@@ -48,12 +49,13 @@ def open_boards(
 
     Raises:
         ValueError: If there is a project and wandb is not installed.
+        TrainingError: If it is, and does not begin.
     """
     boards: list[Board] = []
-    if importlib.util.find_spec("tensorboardX"):
-        boards.append(_TensorBoard(directory.path / "tensorboard", step, say))
     if wandb_project:
         boards.append(_WeightsAndBiases(directory, wandb_project))
+    if importlib.util.find_spec("tensorboardX"):
+        boards.append(_TensorBoard(directory.path / "tensorboard", step, say))
     return boards
 
 
@@ -125,14 +127,23 @@ class _WeightsAndBiases:
     """A run there is the run here, however often it is resumed: its name is kept in a file."""
 
     def __init__(self, directory: RunDirectory, project: str):
-        self._run = _wandb().init(
-            project=project,
-            id=_kept_id(directory),
-            name=directory.path.name,
-            dir=directory.path,
-            config=dict(directory.config),
-            resume="allow",
-        )
+        wandb, identity = _wandb(), _kept_id(directory)
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=identity,
+                name=directory.path.name,
+                dir=directory.path,
+                config=dict(directory.config),
+                resume="allow",
+            )
+        # It raises errors of many kinds: without a login, a network, such a project.
+        except Exception as error:
+            raise TrainingError(
+                f"--wandb {project}: Weights & Biases cannot show {str(directory.path)!r} "
+                f"({error}). Log in with `wandb login`, or set WANDB_MODE=offline and send the run "
+                "with `wandb sync` later, or leave --wandb out; then go on with --resume."
+            ) from error
         # Of a step that was taken again after a crash, the later values count.
         self._run.define_metric("*", step_metric="step")
 
