@@ -155,7 +155,7 @@ def _build_state(
     return TrainState(step, model, optimizer.init(model), initial_statistics(model))
 
 
-def make_train_step(
+def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
     optimizer: optax.GradientTransformation,
     preprocessing: Preprocessing,
     mesh: Mesh,
@@ -165,6 +165,7 @@ def make_train_step(
     communication: Communication = Communication(),  # noqa: B008
     precision: Precision = Precision(),  # noqa: B008
     microbatches: int = 1,
+    frozen_statistics: bool = False,
 ) -> jax.stages.Wrapped:
     """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
 
@@ -183,6 +184,8 @@ def make_train_step(
         precision: In which dtypes the network computes.
         microbatches: In how many parts, one after the other, each device takes its examples, for
             activations of one part at a time. The step is the same but for rounding.
+        frozen_statistics: Whether a batch-normalized model keeps its running averages, and
+            normalizes by them as in inference: for one whose layers of that kind are not trained.
 
     Raises:
         ValueError: On tracing, if the microbatches do not divide a device's examples, or pairs to
@@ -196,6 +199,7 @@ def make_train_step(
         communication=communication,
         precision=precision,
         microbatches=microbatches,
+        frozen_statistics=frozen_statistics,
     )
 
     def train_step(
