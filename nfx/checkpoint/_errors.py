@@ -27,6 +27,18 @@ class UnreadableError(Exception):
 
 
 @contextlib.contextmanager
+def opening(directory: Path) -> Iterator[None]:
+    """Says of a directory of checkpoints that cannot be opened what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"Checkpoints cannot be kept in {str(directory)!r} ({error.strerror or error}). See to "
+            "the room and the permissions there, then try again."
+        ) from error
+
+
+@contextlib.contextmanager
 def readable(directory: Path, step: int) -> Iterator[None]:
     """Says of a checkpoint whose files cannot be read what to do."""
     try:

@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nfx.checkpoint._errors import CheckpointError, DamagedError, first_line, readable
+from nfx.checkpoint._errors import CheckpointError, DamagedError, first_line, opening, readable
 from nfx.checkpoint._files import damaged_files, ListedFolder, read_as_listed
 from nfx.checkpoint._record import best_step, damaged_arrays, LatestAndBest, make_record
 
@@ -60,12 +60,16 @@ class CheckpointStore:
             read_only: Only look, as at a run that is going on. Otherwise the directory is created,
                 and what an interrupted save left in it removed.
             warn: Is told of what went wrong and was mended.
+
+        Raises:
+            CheckpointError: If it cannot be opened, or a checkpoint in it cannot be read.
         """
         self.directory = Path(directory).absolute()
         self._keep, self._read_only, self.warn = keep, read_only, warn
         self._scores: dict[int, float] = {}
-        self._manager = self._open()
-        self._scores.update(self._saved_scores())
+        with opening(self.directory):
+            self._manager = self._open()
+            self._scores.update(self._saved_scores())
 
     def _open(self) -> ocp.CheckpointManager:
         policy = None if self._keep is None else LatestAndBest(self._keep, self._scores)
