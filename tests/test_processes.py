@@ -142,6 +142,7 @@ def test_four_processes_train_as_one_does(root, alone):
     assert_same_training(launch(root, "four", hosts=4, devices=1), alone)
 
 
+@pytest.mark.slow
 def test_killed_processes_are_replaced_and_the_bits_are_the_same(root, finished):
     started = launch(root, "killed")
     for attempt, (victim, step) in enumerate(KILLS.items(), start=1):
@@ -199,6 +200,7 @@ def pair(root, request):
         process.stdout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [("check", "split")], indirect=True)
 def test_batches_and_checkpoints_of_split_states(pair):
     """See `worker.check_together`."""

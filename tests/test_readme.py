@@ -36,6 +36,7 @@ def test_every_block_runs_in_order(tmp_path, monkeypatch):
     assert names["f7"].head.weight.shape == (4096, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -92,6 +92,7 @@ def test_a_step_whose_second_gradient_overflows_says_so():
     assert finite == {"loss": True, "gradient_norm": True, "update_norm": False}
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing_but_rounding():
     optimizer = sharpness_aware(nfnet_sgd(0.1, clipping=0.02, ema=0.9), 0.05)
     one, four = (steps(optimizer, devices, count=2) for devices in (1, 4))

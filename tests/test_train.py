@@ -43,6 +43,7 @@ def test_smoothing_moves_a_share_of_the_target_to_all_classes():
     assert half.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 16])
 def test_evaluation_is_exact_over_a_ragged_last_batch(batch_size):
     rng = np.random.default_rng(0)
