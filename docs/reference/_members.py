@@ -12,16 +12,15 @@ import griffe
 class Members(griffe.Extension):
     """Constants are described by the comments above them, classes by what has a docstring.
 
-    It comes after griffe's own extension, which makes the signatures of dataclasses of their fields.
+    It comes after griffe's own extension, which makes signatures of the fields of dataclasses.
     """
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Changes what a package has."""
         for module in _modules(pkg):
-            for name, member in list(module.members.items()):
-                if member.is_alias:
-                    continue
-                elif name.startswith("__"):
+            own = {name: part for name, part in module.members.items() if not part.is_alias}
+            for name, member in own.items():
+                if name.startswith("__"):
                     del module.members[name]
                 elif member.is_attribute and not member.docstring:
                     member.docstring = _comment_above(member)
@@ -43,8 +42,11 @@ def _comment_above(constant: griffe.Attribute) -> griffe.Docstring | None:
 
 
 def _keep_described(class_: griffe.Class) -> None:
-    """Leaves out fields and methods without a docstring: the class's own says what they are."""
+    """Leaves out methods without a docstring, and fields that the class's or a signature has."""
+    text = class_.docstring.value if class_.docstring else ""
+    names_fields = "Attributes:" in text or "__init__" in class_.members
     for name, member in list(class_.members.items()):
-        described = member.is_alias or member.has_docstring or name == "__init__"
-        if name == "__post_init__" or not described:
+        kept = member.is_alias or member.has_docstring or name == "__init__"
+        is_field = member.is_attribute and not name.startswith("_") and name != "unit_axes"
+        if name == "__post_init__" or not (kept or (is_field and not names_fields)):
             del class_.members[name]
