@@ -56,8 +56,6 @@ def environment(root, devices):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{QUICK_COMPILES} --xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(root / "compilations"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
 
