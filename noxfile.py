@@ -74,6 +74,13 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session(default=False, python=PYTHONS[:1])
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, in `site`; whatever is wrong with it is an error."""
+    session.install("--group", "docs")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session(default=False, python=PYTHONS[:1])
 def bench(session: nox.Session) -> None:
     """Speed, side by side with the alternatives; ratios are printed. About an hour."""
     session.install("-e", ".[all]", "--group", "bench")

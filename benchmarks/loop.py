@@ -105,7 +105,7 @@ def measure(rounds, steps):
     screen = Console(file=io.StringIO(), force_terminal=True, width=100)
     with tempfile.TemporaryDirectory() as root:
         directory = RunDirectory.create(Path(root) / "run", {})
-        boards = open_boards(directory, step=0)
+        boards = open_boards(directory, step=0, say=print)
         with (
             MetricsLog(directory.path, step=0, boards=boards) as log,
             Display(10**6, recipe.batch_size, screen) as display,

@@ -1,4 +1,6 @@
 import os
+import shutil
+import tempfile
 
 from tests.flags import QUICK_COMPILES
 
@@ -8,13 +10,25 @@ from tests.flags import QUICK_COMPILES
 _FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILES}"
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu is there to compile with, and knows other flags
-os.environ["NFX_COMPILATION_CACHE"] = "off"  # nothing is written into the cache of whoever tests
+# Workers, and what tests start, load what one of them has compiled; and nothing is written into
+# the cache of whoever tests.
+os.environ["NFX_COMPILATION_CACHE"] = "off"
+_SHARED = tempfile.mkdtemp(prefix="nfx-tests-") if "PYTEST_XDIST_WORKER" not in os.environ else ""
+if _SHARED:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _SHARED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # mixed precision on purpose only
+
+
+def pytest_unconfigure():
+    if _SHARED:
+        shutil.rmtree(_SHARED, ignore_errors=True)
 
 
 def pytest_addoption(parser):

@@ -17,9 +17,9 @@ from nfx.augment import Augmentation
 from nfx.data import Batch
 from nfx.models import apply_batch, initial_statistics
 from nfx.nn import BatchStatistics
-from nfx.optim import nfnet_sgd
+from nfx.optim import nfnet_sgd, train_only
 from nfx.sharding import make_mesh, place_batch
-from nfx.train import create_state, make_train_step, Preprocessing
+from nfx.train import create_state, make_evaluation_step, make_train_step, Preprocessing
 from tests.golden import rules
 from tests.reference import BATCH_NORM_CASES, create_abstract, load_golden
 
@@ -131,9 +131,29 @@ def test_examples_see_each_other_in_training_only(key):
         assert np.allclose(first, second, atol=1e-5) != depends
 
 
-def test_the_step_takes_the_statistics_of_the_whole_batch_on_any_mesh(key):
+def batch_of_eight():
     rng = np.random.default_rng(0)
-    batch = Batch(rng.integers(0, 256, (8, 14, 14, 1), np.uint8), np.arange(8, dtype=np.int32))
+    return Batch(rng.integers(0, 256, (8, 14, 14, 1), np.uint8), np.arange(8, dtype=np.int32))
+
+
+def test_frozen_statistics_stay_and_are_what_a_step_normalizes_by(key):
+    build = lambda: nfx.create_model("se_resnext_micro", key=key, **SMALL)
+    preprocessing = Preprocessing((0.5,), (0.25,), Augmentation(flip=False), label_smoothing=0.0)
+    optimizer = train_only(optax.sgd(0.1), ("head/weight", "head/bias"))
+    mesh = make_mesh({"data": 8})
+    state, batch = create_state(build, optimizer, mesh), place_batch(batch_of_eight(), mesh)
+    before = jax.device_get(state)
+    evaluate = make_evaluation_step(preprocessing, mesh)
+    expected = evaluate(state.model, state.statistics, batch).loss / 8
+    step = make_train_step(optimizer, preprocessing, mesh, frozen_statistics=True)
+    state, metrics = step(state, batch, key)
+    jax.tree.map(np.testing.assert_array_equal, state.statistics, before.statistics)
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    assert not np.array_equal(state.model.head.weight, before.model.head.weight)
+
+
+def test_the_step_takes_the_statistics_of_the_whole_batch_on_any_mesh(key):
+    batch = batch_of_eight()
     build = lambda: nfx.create_model("se_resnext_micro", key=key, **SMALL)
     preprocessing = Preprocessing((0.5,), (0.25,), Augmentation())
     optimizer = nfnet_sgd(0.1, clipping=None)

@@ -161,6 +161,14 @@ def test_an_unfinished_checkpoint_does_not_exist(store, tmp_path):
         assert again.steps() == [1]
 
 
+def test_a_directory_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        CheckpointError, match=r"cannot be kept in .*checkpoints' \(Not a directory"
+    ):
+        CheckpointStore(tmp_path / "file" / "checkpoints")
+
+
 def test_digests_see_bits_dtypes_shapes_and_names():
     zero = {"w": np.zeros((2, 3), np.float32)}
     others = [

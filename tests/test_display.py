@@ -13,8 +13,17 @@ from rich.console import Console
 
 from nfx.cli import main
 from nfx.data import Batch
-from nfx.train import Display, MetricsLog, open_boards, Pace, RunDirectory, without_pace
+from nfx.train import (
+    Display,
+    MetricsLog,
+    open_boards,
+    Pace,
+    RunDirectory,
+    TrainingError,
+    without_pace,
+)
 from nfx.train._pace import Stopwatch
+from tests.disk import full_disk
 
 
 METRICS = {
@@ -126,7 +135,7 @@ def test_weights_and_biases_has_the_scalars_of_one_run_however_often_it_is_resum
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     directory = RunDirectory.create(tmp_path / "run", {"recipe": {"seed": 1}})
     for step in (0, 10):
-        boards = open_boards(directory, step=step, wandb_project="nets")
+        boards = open_boards(directory, step=step, say=print, wandb_project="nets")
         with MetricsLog(directory.path, step=step, boards=boards) as log:
             log.write(step + 10, METRICS)
     scalars = {name: value for name, value in METRICS.items() if name != "clipped_share_of_leaf"}
@@ -147,12 +156,37 @@ def test_a_board_that_is_not_installed_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_where_weights_and_biases_cannot_begin_it_is_said_what_to_do(tmp_path, monkeypatch):
+    def init(**settings):
+        raise ConnectionError("no login and no network")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    directory = RunDirectory.create(tmp_path / "run", {})
+    with pytest.raises(TrainingError, match=r"--wandb nets: .*no network.* WANDB_MODE=offline"):
+        open_boards(directory, step=0, say=print, wandb_project="nets")
+
+
 def test_tensorboard_has_the_scalars(tmp_path):
     directory = RunDirectory.create(tmp_path / "run", {})
-    with MetricsLog(directory.path, step=0, boards=open_boards(directory, step=0)) as log:
+    boards = open_boards(directory, step=0, say=print)
+    with MetricsLog(directory.path, step=0, boards=boards) as log:
         log.write(1, METRICS)
     (events,) = (directory.path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert b"gradient_norm" in content
     assert b"clipped_share_of_leaf" not in content
     assert json.loads((directory.path / "metrics.jsonl").read_text())["loss"] == 0.9204
+
+
+@pytest.mark.parametrize("bytes_per_file", [0, 2000])
+def test_a_full_disk_takes_tensorboard_from_a_run_and_nothing_else(tmp_path, bytes_per_file):
+    """At the first write, or at a later one; and the run ends."""
+    directory, said = RunDirectory.create(tmp_path / "run", {}), []
+    with full_disk(bytes_per_file):
+        (board,) = open_boards(directory, step=0, say=said.append)
+        for step in range(200):
+            board.write(step, {"loss": 1.0})
+        board.close()
+    (warning,) = said
+    assert repr(str(directory.path / "tensorboard")) in warning
+    assert "File too large" in warning

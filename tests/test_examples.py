@@ -21,6 +21,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_finetune(tmp_path):
     model = jax.jit(lambda: nfx.create_model("nfnet_nano", num_classes=7, key=jax.random.key(0)))()
     write_weights(tmp_path / "weights.safetensors", to_timm(model))

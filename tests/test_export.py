@@ -122,6 +122,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_the_models_at_any_batch(name, tmp_path):
     model, statistics = build(name)

@@ -202,6 +202,7 @@ def test_a_frozen_backbone_stays_as_it_is():
     model, trained = map(leaves_by_path, after_two_steps())
     changed = {name for name in model if not np.array_equal(model[name], trained[name])}
     assert changed == {"head/weight", "head/bias"}
+    assert parts.frozen_statistics
 
 
 def test_the_recipe_of_fine_tuning_starts_from_weights_of_its_model():

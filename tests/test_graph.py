@@ -138,6 +138,7 @@ def test_strides_are_those_of_the_papers():
 # Another classifier
 
 
+@pytest.mark.slow
 def test_a_reset_classifier_changes_nothing_else(model, image, key):
     fresh = reset_classifier(model, 3, key=key)
     run = jax.jit(lambda model: model.features(image))
@@ -149,6 +150,7 @@ def test_a_reset_classifier_changes_nothing_else(model, image, key):
         reset_classifier(model, 0, key=key)
 
 
+@pytest.mark.slow
 def test_only_the_chosen_leaves_are_trained(model, image, key):
     model = reset_classifier(model, 3, key=key)
     optimizer = train_only(nfx.optim.nfnet_sgd(0.1), r"head/.*")
@@ -183,6 +185,7 @@ ONE_BLOCK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_BLOCK)
 @pytest.mark.parametrize("channels", [1, 3, 6])
 def test_images_of_equal_channels_give_what_they_gave(name, channels, key):

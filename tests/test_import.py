@@ -1,7 +1,12 @@
 """What importing costs, each in an interpreter of its own."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from nfx import cli
 
 
 def run(code):
@@ -57,3 +62,26 @@ except AttributeError as error:
 else:
     raise AssertionError
 """)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_no_further_gets_no_traceback(unbuffered):
+    """As `nfx --help | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main(['--help']))"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open(writing, "wb") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_another_pipe_that_breaks_is_an_error(monkeypatch):
+    def broken(*arguments):
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr(cli, "_run", broken)
+    with open(os.devnull, "w") as output, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        with pytest.raises(BrokenPipeError, match="of a worker"):
+            cli.main(["models"])

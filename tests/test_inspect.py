@@ -145,6 +145,7 @@ def test_a_survey_of_some_is_spread_over_all():
 MIXED = Recipe(mixup=0.2, cutmix=True, randaugment_layers=1, seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [32, 2])
 def test_a_contact_sheet_shows_what_a_run_sees_first(batch_size):
     """Tiles are the pixels that the training step computes from its first batches."""
@@ -230,6 +231,7 @@ def test_bad_images_are_listed_once_and_too_many_stop_the_run(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_skips_bad_images_and_says_so(tmp_path, capsys):
     folder = write_pictures(tmp_path / "in", broken={"03", "09"})
     arguments = [
@@ -262,6 +264,7 @@ def test_a_run_that_a_bad_image_stopped_may_go_on_and_skip_it():
         check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", seed=1))
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_on_float_pixels_and_with_bad_images(tmp_path, capsys):
     """The official views keep fractions: a run of such a model is evaluated on them."""
     folder = write_pictures(tmp_path / "in")

@@ -82,6 +82,7 @@ def logits_and_gradients(precision, model, images, labels):
     return {"logits": logits, "gradients": gradients}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_statistics_in_float32_keep_errors_at_those_of_activations(seed):
     """Relative errors in units of bfloat16's: below 1 of logits and 3 of gradients when mixed.
@@ -158,6 +159,7 @@ def test_programs_have_the_dtypes_of_their_policy(name, shape):
     assert dtypes_of(evaluate, "convolution", "rsqrt") == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_batch_statistics_are_in_float32_whatever_the_policy(name):
     mesh, precision = mesh_of(data=4), PRECISIONS[name]
@@ -237,6 +239,7 @@ def compiled(microbatches):
     return program.report, program.compiled.as_text()
 
 
+@pytest.mark.slow
 def test_microbatches_take_less_memory_and_as_much_computation():
     (whole, _), (parts, _) = compiled(1), compiled(4)
     assert parts.memory.temporaries < 0.4 * whole.memory.temporaries

@@ -179,6 +179,7 @@ def labelled(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=8", "data=2,fsdp=2,model=2"])
 def test_weights_are_evaluated_on_a_folder_by_what_they_predict(weights, labelled, capsys, mesh):
     path, _ = weights

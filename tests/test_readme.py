@@ -24,9 +24,14 @@ def run_blocks(page):
     return names
 
 
-def test_every_block_runs_in_order(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    """Pages run in a directory of their own, where there are the weights that they load."""
     monkeypatch.chdir(tmp_path)
     write_weights("weights.safetensors", golden_mapping(load_golden("timm_test_nfnet_49x62")))
+
+
+def test_every_block_runs_in_order():
     names = run_blocks(ROOT / "README.md")
     assert names["logits"].shape == (10,)
     assert names["per_example"].head.bias.shape == (8, 10)
@@ -36,7 +41,7 @@ def test_every_block_runs_in_order(tmp_path, monkeypatch):
     assert names["f7"].head.weight.shape == (4096, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
-def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_every_block_of_a_page_runs(page):
     run_blocks(page)

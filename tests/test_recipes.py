@@ -130,6 +130,7 @@ def test_recipes_are_listed_and_printed(capsys):
     assert capsys.readouterr().out == recipe_to_toml(RECIPES["sample"])
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_recipe_and_what_it_costs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.toml"

@@ -96,6 +96,7 @@ def test_rows_are_of_every_family_lineage_and_attention():
     assert {row.attention_after for row in ROWS.values()} == {"conv1", "conv2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_every_model_can_be_folded_and_stacked(name):
     """Both at once, with a key; each alone, and without a key, is checked below."""
@@ -134,6 +135,7 @@ def test_folds_are_lawful(name):
     assert "rsqrt" in str(jax.make_jaxpr(model)(jnp.zeros(IMAGE)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [dict(remat="full"), dict(remat="convs"), dict(unroll=2)],
@@ -203,6 +205,7 @@ def test_other_rewrites_are_lawful():
     assert check(lambda model: model, stack(model), outputs=tapped, laws=["outputs"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [r"stages/\d+/.*/weight", ".*/gain", ".*"])
 def test_cast_changes_what_it_names(pattern):
     """Of any part, under strict promotion too; to halves and back loses what halves lose."""

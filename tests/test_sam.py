@@ -82,6 +82,17 @@ def test_both_gradients_of_a_training_step_see_the_same_randomness():
     assert norm(difference(found, gradient)) > 1e-2 * norm(gradient)
 
 
+def test_a_step_whose_second_gradient_overflows_says_so():
+    """The loss and the first gradient know nothing of it: they would blame the step after it."""
+    optimizer, mesh = sharpness_aware(optax.sgd(0.1), 1e20), make_mesh({"data": 8})
+    step = make_train_step(optimizer, Preprocessing((0.5,), (0.25,), MIXED), mesh)
+    state = create_state(NANO, optimizer, mesh)
+    state, metrics = step(state, place_batch(batch_of(16), mesh), jax.random.key(1))
+    finite = {name: bool(jnp.isfinite(value)) for name, value in metrics.items()}
+    assert finite == {"loss": True, "gradient_norm": True, "update_norm": False}
+
+
+@pytest.mark.slow
 def test_a_mesh_changes_nothing_but_rounding():
     optimizer = sharpness_aware(nfnet_sgd(0.1, clipping=0.02, ema=0.9), 0.05)
     one, four = (steps(optimizer, devices, count=2) for devices in (1, 4))

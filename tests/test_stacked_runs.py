@@ -33,6 +33,7 @@ def expect_equal(actual, expected):
         np.testing.assert_array_equal(actual[name], value)
 
 
+@pytest.mark.slow
 def test_the_classifier_of_a_stacked_run_has_plain_blocks(tmp_path):
     parts, _, state = first_state(STACKED)
     config = {

@@ -138,6 +138,7 @@ def step(libtpu):
     return compile_model("nfnet_nano", options).report
 
 
+@pytest.mark.slow
 def test_a_training_step_is_compiled_for_a_slice(step):
     assert (step.platform, step.device_kind, step.devices) == ("tpu", "TPU v5 lite", 4)
     assert step.settings["topology"] == "v5e:2x2"
@@ -156,6 +157,7 @@ def test_it_holds_the_state_and_little_else(step):
     assert step.memory_share == step.memory.peak / step.memory_limit
 
 
+@pytest.mark.slow
 def test_it_reduces_each_gradient_once(step):
     # And the loss.
     assert step.collectives == (("all-reduce", 1, 4 * (step.parameters + 1)),)

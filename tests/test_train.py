@@ -17,6 +17,7 @@ from nfx.train import (
     MetricsLog,
     one_hot,
     Preprocessing,
+    read_metrics,
     run_evaluation,
     run_training,
     RunDirectory,
@@ -25,6 +26,7 @@ from nfx.train import (
     TrainingError,
     TrainState,
 )
+from tests.disk import full_disk
 from tests.reference import official_model, tiny_overrides
 
 
@@ -41,6 +43,7 @@ def test_smoothing_moves_a_share_of_the_target_to_all_classes():
     assert half.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 16])
 def test_evaluation_is_exact_over_a_ragged_last_batch(batch_size):
     rng = np.random.default_rng(0)
@@ -165,6 +168,38 @@ def test_the_log_forgets_what_came_after_the_checkpoint(tmp_path):
         log.write(4, {"loss": 40.0})
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_a_record_that_cannot_be_written_is_an_error_that_names_its_file(tmp_path):
+    board = Closed()
+    log = MetricsLog(tmp_path, step=0, boards=[board])
+    log.write(1, {"loss": 1.0})
+    log.sync()
+    message = r"metrics\.jsonl' cannot be written \(File too large\)\. Make room"
+    with full_disk(100), pytest.raises(RunDirectoryError, match=message), log:
+        log.write(2, {"shares": [1.0] * 100})
+    assert board.closed
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1]
+    with full_disk(10), pytest.raises(RunDirectoryError, match=message):
+        MetricsLog(tmp_path, step=1)  # which writes what it keeps anew
+    assert len(read_metrics(tmp_path)) == 1
+
+
+class Closed:
+    closed = False
+
+    def write(self, step, scalars):
+        """Shows nothing."""
+
+    def close(self):
+        self.closed = True
+
+
+def test_what_is_written_by_one_process_is_not_waited_for_by_others(tmp_path):
+    with MetricsLog(tmp_path, step=0, writes=False) as log:
+        log.write(1, {"loss": 1.0})
+        log.sync()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_directory_holds_one_run(tmp_path):

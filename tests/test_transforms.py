@@ -248,6 +248,7 @@ def test_bad_files_are_refused_by_all(name, decoder):
             transform(data, rng())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_large_files_are_decoded_smaller(monkeypatch, channels):
     pixels = photo(2, 1500, 2000)

@@ -98,6 +98,7 @@ EQUINOX = {
 OUTPUTS_FIRST = {"weight_ih", "weight_hh", "weight"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EQUINOX)
 def test_layers_of_equinox_have_their_outputs_first_and_so_have_stacks_of_them(name, key):
     layer = eqx.filter(EQUINOX[name](key), eqx.is_inexact_array)

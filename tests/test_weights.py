@@ -47,6 +47,7 @@ def test_weights_go_back_to_where_they_came_from(case):
         np.testing.assert_array_equal(back[key], array, err_msg=key)
 
 
+@pytest.mark.slow
 def test_official_weights_pass_through_the_names_of_timm():
     golden = load_golden("official_tiny_48x40")
     model = from_official(golden_mapping(golden), create_abstract("nfnet_f0", **TINY))
@@ -59,6 +60,7 @@ def test_official_weights_pass_through_the_names_of_timm():
         np.testing.assert_array_equal(back[path], leaf, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_conventions_of_the_lineages_are_not_the_same_function():
     golden = load_golden("official_tiny_48x40")
     model = from_official(golden_mapping(golden), create_abstract("nfnet_f0", **TINY))
@@ -68,6 +70,7 @@ def test_the_conventions_of_the_lineages_are_not_the_same_function():
     assert 1e-4 < difference < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", nfx.list_models("timm/*"))
 def test_every_leaf_has_a_name_of_its_own_in_timm(name):
     names = timm_names(create_abstract(name))
@@ -163,6 +166,7 @@ def test_haiku_s_two_levels_are_joined():
     assert to_official(from_official(nested, model)).keys() == mapping.keys()
 
 
+@pytest.mark.slow
 def test_only_a_replaced_classifier_may_stay(key):
     mapping, _ = tiny_mapping("timm")
     other = {**TINY, "num_classes": 7}

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from nfx.checkpoint._store import CheckpointError, CheckpointStore, State
+from nfx.checkpoint._errors import CheckpointError, DamagedError
+from nfx.checkpoint._store import CheckpointStore, State
 
 
 def restore_newest(
@@ -23,27 +24,27 @@ def restore_newest(
         Its step and state; None if there is no checkpoint at all.
 
     Raises:
-        CheckpointError: If there are checkpoints and none can be loaded, with what is wrong with
-            each. Nothing is moved then: all may be of another model.
+        CheckpointError: If there are checkpoints and all are damaged, with what is wrong with
+            each; or if one cannot be read or is of another model. Nothing is moved then.
     """
     seen = [step for step in store.steps() if newest is None or step < newest]
     found, damaged = first_whole(store, like, [*([] if newest is None else [newest]), *seen[::-1]])
     if damaged and found is None:
-        reasons = "\n".join(f"- {error}" for error in damaged.values())
+        reasons = "\n".join(f"- {error.found}" for error in damaged.values())
         raise CheckpointError(
             f"None of the {len(damaged)} checkpoints in {str(store.directory)!r} can be "
-            f"loaded:\n{reasons}"
+            f"loaded:\n{reasons}\nPut back a copy of one, or start anew in another directory."
         )
     if damaged and found is not None:
         aside, (step, _) = store.put_aside(damaged), found
         for error in damaged.values():
-            store.warn(f"{error}\nIt is moved into {str(aside)!r}; going on from step {step}.")
+            store.warn(f"{error.found} It is moved into {str(aside)!r}; going on from step {step}.")
     return found
 
 
 def first_whole(
     store: CheckpointStore, like: State, steps: Iterable[int]
-) -> tuple[tuple[int, State] | None, dict[int, CheckpointError]]:
+) -> tuple[tuple[int, State] | None, dict[int, DamagedError]]:
     """Loads the first checkpoint that is whole, of some in the order in which they are tried.
 
     Args:
@@ -53,11 +54,14 @@ def first_whole(
 
     Returns:
         Its step and state, None if there is none; and what is wrong with those before it.
+
+    Raises:
+        CheckpointError: If one cannot be read, or is of another model: it may well be whole.
     """
-    damaged: dict[int, CheckpointError] = {}
+    damaged: dict[int, DamagedError] = {}
     for step in steps:
         try:
             return (step, store.restore(like, step=step)), damaged
-        except CheckpointError as error:
+        except DamagedError as error:
             damaged[step] = error
     return None, damaged

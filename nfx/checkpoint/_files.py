@@ -1,12 +1,13 @@
 """The SHA-256 of every file of a checkpoint: its last file, without which it does not exist."""
 
 import asyncio
+import functools as ft
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,9 +15,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from nfx._files import file_digest, sync, write_whole
+from nfx.checkpoint._errors import first_line, UnreadableError
 
 
 LIST = "files.json"
+
+Content = TypeVar("Content")
 
 # What processes tell each other about damage: bytes, the end of which says nothing.
 _WORDS = 500
@@ -66,31 +70,66 @@ def damaged_files(folder: Path) -> str:
     """Returns what of a folder's files is not what was listed, in words; "" if all of it is.
 
     Of several processes, which all must ask, the first looks, and all get its words.
+
+    Raises:
+        UnreadableError: If one cannot be read, of which nothing is known then.
     """
-    words = _compared(folder) if jax.process_index() == 0 else ""
-    if jax.process_count() == 1:
-        return words
+    words, unreadable = "", False
+    if jax.process_index() == 0:
+        try:
+            words = _compared(folder)
+        except UnreadableError as error:
+            words, unreadable = str(error), True
+    if jax.process_count() > 1:
+        words, unreadable = _told_by_first(words, unreadable)
+    if unreadable:
+        raise UnreadableError(words)
+    return words
+
+
+def _told_by_first(words: str, unreadable: bool) -> tuple[str, bool]:
+    """What the first process has found."""
     ocp.multihost.sync_global_processes("nfx: the files of a checkpoint were compared")
-    told = words.encode()[:_WORDS].ljust(_WORDS)
+    told = (bytes([unreadable]) + words.encode())[:_WORDS].ljust(_WORDS)
     told = multihost_utils.broadcast_one_to_all(np.frombuffer(told, np.uint8))
-    return np.asarray(told).tobytes().decode(errors="replace").rstrip()
+    told = np.asarray(told).tobytes()
+    return told[1:].decode(errors="replace").rstrip(), bool(told[0])
 
 
-def is_as_listed(folder: Path, name: str) -> bool:
-    """Whether one of a folder's files is what was listed."""
+def read_as_listed(folder: Path, name: str) -> bytes | None:
+    """Returns the content of one of a folder's files; None if it is not what was listed.
+
+    Raises:
+        UnreadableError: If it cannot be read.
+    """
     try:
-        return _listed(folder)[name] == _digest(folder / name)
+        content = _read(folder, name, Path.read_bytes)
+        as_listed = hashlib.sha256(content).hexdigest() == _listed(folder)[name]
     except _NO_LIST:
-        return False
+        return None
+    return content if as_listed else None
 
+
+# What reading a file raises that is not there; other errors of the system may pass.
+_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 # What reading a list that was damaged raises.
-_NO_LIST = (OSError, ValueError, KeyError, TypeError)
+_NO_LIST = (*_MISSING, ValueError, KeyError, TypeError)
+
+
+def _read(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
+    """Reads one of a folder's files."""
+    try:
+        return read(folder / name)
+    except _MISSING:
+        raise
+    except (OSError, MemoryError) as error:
+        raise UnreadableError(f"its file {name!r} gives an error ({first_line(error)})") from error
 
 
 def _listed(folder: Path) -> dict[str, str]:
     """The digests of a folder's files by name."""
-    content = json.loads((folder / LIST).read_text())
+    content = json.loads(_read(folder, LIST, Path.read_text))
     if content["seal"] != _seal(content["sha256"]):
         raise ValueError("it is not what was written")
     return content["sha256"]
@@ -102,7 +141,7 @@ def _compared(folder: Path) -> str:
     except _NO_LIST as error:
         return f"its list of files, {LIST!r}, cannot be used ({error})"
     with ThreadPoolExecutor() as threads:
-        found = threads.map(_digest, (folder / name for name in expected))
+        found = threads.map(ft.partial(_digest, folder), expected)
         bad = [name for name, digest in zip(expected, found, strict=True)
                if digest != expected[name]]  # fmt: skip
     if not bad:
@@ -112,10 +151,11 @@ def _compared(folder: Path) -> str:
     return f"its file {bad[0]!r} is {state}{more}"
 
 
-def _digest(path: Path) -> str | None:
+def _digest(folder: Path, name: str) -> str | None:
+    """The SHA-256 of one of a folder's files; None if it is missing."""
     try:
-        return file_digest(path)
-    except OSError:  # as a damaged disk gives
+        return _read(folder, name, file_digest)
+    except _MISSING:
         return None
 
 

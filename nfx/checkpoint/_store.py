@@ -13,7 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nfx.checkpoint._files import damaged_files, is_as_listed, ListedFolder
+from nfx.checkpoint._errors import CheckpointError, DamagedError, first_line, opening, readable
+from nfx.checkpoint._files import damaged_files, ListedFolder, read_as_listed
 from nfx.checkpoint._record import best_step, damaged_arrays, LatestAndBest, make_record
 
 
@@ -31,10 +32,6 @@ _RECORD = "record/metadata"
 
 def _ignore(message: str) -> None:
     """Says nothing."""
-
-
-class CheckpointError(Exception):
-    """A checkpoint that is missing, of something else, or damaged."""
 
 
 class CheckpointStore:
@@ -63,12 +60,16 @@ class CheckpointStore:
             read_only: Only look, as at a run that is going on. Otherwise the directory is created,
                 and what an interrupted save left in it removed.
             warn: Is told of what went wrong and was mended.
+
+        Raises:
+            CheckpointError: If it cannot be opened, or a checkpoint in it cannot be read.
         """
         self.directory = Path(directory).absolute()
         self._keep, self._read_only, self.warn = keep, read_only, warn
         self._scores: dict[int, float] = {}
-        self._manager = self._open()
-        self._scores.update(self._saved_scores())
+        with opening(self.directory):
+            self._manager = self._open()
+            self._scores.update(self._saved_scores())
 
     def _open(self) -> ocp.CheckpointManager:
         policy = None if self._keep is None else LatestAndBest(self._keep, self._scores)
@@ -96,8 +97,12 @@ class CheckpointStore:
         self.close()
 
     def close(self) -> None:
-        """Waits for the save under way and frees the threads."""
-        self._manager.close()
+        """Waits for the save under way and frees the threads.
+
+        Raises:
+            CheckpointError: If the save failed.
+        """
+        self._attempt(self._manager.close, "The last save", last=True)
 
     def wait(self) -> None:
         """Waits until the save under way is on disk.
@@ -192,7 +197,7 @@ class CheckpointStore:
         # Orbax and TensorStore raise errors of many kinds.
         except Exception as error:
             last = last or jax.process_count() > 1  # the others do not know that it failed
-            words = f"{what} to {str(self.directory)!r} failed: {_first_line(error)}."
+            words = f"{what} to {str(self.directory)!r} failed: {first_line(error)}."
             if last:
                 raise CheckpointError(
                     f"{words} No checkpoint of it exists; the latest is of "
@@ -229,10 +234,10 @@ class CheckpointStore:
         """
         scores: dict[int, float] = {}
         for step in self.steps():
-            folder = self.directory / str(step)
-            if is_as_listed(folder, _RECORD):
-                score = json.loads((folder / _RECORD).read_bytes())["score"]
-                scores.update({} if score is None else {step: score})
+            with readable(self.directory, step):
+                record = read_as_listed(self.directory / str(step), _RECORD)
+            score = None if record is None else json.loads(record)["score"]
+            scores.update({} if score is None else {step: score})
         return scores
 
     def restore(self, like: State, *, step: Which = None) -> State:
@@ -244,36 +249,45 @@ class CheckpointStore:
             step: The step to load: see `find`.
 
         Raises:
-            CheckpointError: If there is no such checkpoint, it holds another pytree, or its
-                data is damaged.
+            CheckpointError: If there is no such checkpoint, it holds another pytree, its data is
+                damaged, or it cannot be read.
         """
         self.wait()
         step = self.find(step)
-        self._raise_if(damaged_files(self.directory / str(step)), step)
+        with readable(self.directory, step):
+            damage = damaged_files(self.directory / str(step))
+        self._raise_if(damage, step)
+        with readable(self.directory, step):
+            restored = self._restored(like, step)
+        self._raise_if(damaged_arrays(restored["state"], restored["record"]["digests"]), step)
+        return restored["state"]
+
+    def _restored(self, like: PyTree, step: int) -> Mapping[str, Any]:
+        """What Orbax makes of files that are as they were written."""
         try:
-            restored = self._manager.restore(
+            return self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)),
                     record=ocp.args.JsonRestore(),
                 ),
             )
+        except (OSError, MemoryError):
+            raise
         # Orbax raises bare exceptions of many kinds, down to `Exception`.
         except Exception as error:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: its "
                 "files are as they were written, and it is of another model or of another version "
-                f"of nfx ({_first_line(error)})."
+                f"of nfx ({first_line(error)})."
             ) from error
-        self._raise_if(damaged_arrays(restored["state"], restored["record"]["digests"]), step)
-        return restored["state"]
 
     def _raise_if(self, damage: str, step: int) -> None:
         if damage:
-            raise CheckpointError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}. "
+            raise DamagedError(
+                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}.",
                 "Remove the folder of that step to fall back on an earlier one: "
-                f"{_others(self.steps(), step)}."
+                f"{_others(self.steps(), step)}.",
             )
 
     def find(self, which: Which) -> int:
@@ -314,7 +328,3 @@ def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def _others(steps: list[int], step: int) -> str:
     return ", ".join(str(other) for other in steps if other < step) or "there is none"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

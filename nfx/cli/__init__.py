@@ -3,14 +3,16 @@
 import importlib
 import importlib.metadata
 import io
-import logging
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
+
+from nfx.cli._quiet import quiet_libraries
 
 
 class _Command(NamedTuple):
@@ -60,8 +62,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code.
 
     Errors that are the user's to mend are printed as a paragraph, without a traceback, unless
-    the environment variable `NFX_TRACEBACK` is set.
+    the environment variable `NFX_TRACEBACK` is set. Nothing is said if nobody reads any more.
     """
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if _is_read():
+            raise
+        # Python flushes once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _is_read() -> bool:
+    """Whether somebody reads what is written: otherwise it was another pipe that broke."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # an error is told whatever is asked for
+    return not output.poll(0)
+
+
+def _dispatch(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be in no encoding at all
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -81,13 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     try:
         command = _load(_COMMANDS[name].module)
-        _quiet_libraries()
+        quiet_libraries()
         if _COMMANDS[name].uses_cache:
             _enable_cache()
         return command.main(arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("\nnfx: interrupted; what was written is kept.", file=sys.stderr)
-        return 130
+        (number,) = interruption.args or (signal.SIGINT,)
+        return 128 + number
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "nfx" or "NFX_TRACEBACK" in os.environ:
             raise
@@ -108,12 +131,6 @@ def _load(module: str) -> ModuleType:
         return importlib.import_module(module)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _quiet_libraries() -> None:
-    """Keeps what Orbax tells its developers, and twice what the Hub tells, off the screen."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("huggingface_hub").propagate = False
 
 
 def _enable_cache() -> None:

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
             "--run-dir."
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # all that ends us ends the processes
+        signal.signal(number, _interrupt)  # all that ends us ends the processes
     for attempt in range(options.max_restarts + 1):
         if attempt:
             print(f"nfx launch: restart {attempt} of {options.max_restarts}", flush=True)
@@ -80,9 +80,14 @@ def main(arguments: Sequence[str]) -> int:
         commands = process_commands(options, arguments, free_port(), os.environ)
         code = run_together(commands, grace=_GRACE)
         if code in (0, _USAGE_ERROR, *STOPPED_CODES):
-            return code
+            return code if code >= 0 else 128 - code  # as shells count
     print(f"nfx launch: giving up after {options.max_restarts} restarts", file=sys.stderr)
     return 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """As Ctrl-C, with the signal's number to end with."""
+    raise KeyboardInterrupt(number)
 
 
 def process_commands(

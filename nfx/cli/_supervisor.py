@@ -1,5 +1,6 @@
 """Processes that live and die together: started, watched, and stopped as one."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -14,8 +15,9 @@ _POLL_SECONDS = 0.1
 # its output open.
 _RELAY_SECONDS = 1
 
-# What a process ends with that SIGINT or SIGTERM has stopped: the others stop with it.
-STOPPED_CODES = (130, 143)
+# What a process ends with that SIGINT or SIGTERM has stopped: by itself, or while it imported
+# libraries, when the system ends it. The others stop with it.
+STOPPED_CODES = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 # How long processes have to end when one was stopped: they have saved what it has, or else what
 # they wait for will never come.

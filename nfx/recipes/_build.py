@@ -65,6 +65,7 @@ class Parts(NamedTuple):
         key: The run's key.
         precision: In which dtypes the network computes in training.
         microbatches: In how many parts each device takes its images of a step.
+        frozen_statistics: Whether a batch-normalized model keeps its running averages.
     """
 
     images: Splits[Images]
@@ -75,6 +76,7 @@ class Parts(NamedTuple):
     key: PRNGKeyArray
     precision: Precision
     microbatches: int
+    frozen_statistics: bool
 
     def train_step(
         self,
@@ -90,6 +92,7 @@ class Parts(NamedTuple):
             communication=communication,
             precision=self.precision,
             microbatches=self.microbatches,
+            frozen_statistics=self.frozen_statistics,
         )
 
 
@@ -123,6 +126,7 @@ def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
         run_key,
         PRECISIONS[recipe.precision],
         recipe.microbatches,
+        recipe.freeze != "none",
     )
 
 

@@ -68,7 +68,7 @@ def train(
             holds a run of another recipe.
         RunDirectoryError: If the run directory is taken or in use, or there is none to resume.
         CheckpointError: If there are checkpoints and none can be loaded, or none can be saved.
-        TrainingError: If training diverges.
+        TrainingError: If training diverges, or cannot be shown where it is to be.
         TrainingStopped: If it was asked to stop, and has saved a checkpoint.
     """
     began = time.monotonic()

@@ -109,7 +109,9 @@ class Session:
 
     def _metrics_log(self, step: int) -> MetricsLog:
         writes, project = is_first_process(), self.options.wandb
-        boards = open_boards(self.directory, step=step, wandb_project=project) if writes else ()
+        say, boards = self.display.say, ()
+        if writes:
+            boards = open_boards(self.directory, step=step, say=say, wandb_project=project)
         return MetricsLog(self.directory.path, step=step, boards=boards, writes=writes)
 
     def measure(self, state: TrainState) -> RunEvaluation:
@@ -234,6 +236,7 @@ class _Observer:
     def checkpoint(self, step: int, state: TrainState, unlogged: _Unlogged) -> None:
         session = self._session
         evaluation = self.evaluation if step == self._evaluated else None
+        self._log.sync()
         session.store.save(
             step,
             state,

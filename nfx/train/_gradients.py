@@ -67,12 +67,14 @@ def make_differentiate(
     communication: Communication,
     precision: Precision,
     microbatches: int,
+    frozen_statistics: bool,
 ) -> Differentiate:
     """Makes the mean loss of a global batch with its gradient; the arguments are those of a step.
 
     Inside, each device knows the gradient of its own examples. It adds up what its microbatches
     give, in the dtype of the parameters, and that is added up over the devices, once.
     """
+    normalized_over = None if frozen_statistics else batch_axes(mesh)
 
     def local(
         model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
@@ -92,7 +94,7 @@ def make_differentiate(
                 preprocessing, images, labels, key, step, indices, model.head.bias.shape[0]
             )
             logits, new_statistics = apply_precisely(
-                precision, model, statistics, images, keys, batch_axes=batch_axes(mesh)
+                precision, model, statistics, images, keys, batch_axes=normalized_over
             )
             losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
             return jnp.sum(losses) / (count * batch_shards(mesh)), new_statistics

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from nfx.train._run_directory import RunDirectoryError
+from nfx.train._run_directory import RunDirectoryError, writing
 
 
 _FILE = "run.lock"
@@ -24,33 +24,36 @@ def lock_directory(
         writes: Whether this process is the one that locks: of several that share a run one does.
 
     Raises:
-        RunDirectoryError: If another living process holds the lock.
+        RunDirectoryError: If another living process holds the lock, or its file cannot be written.
     """
     if not writes:
         yield
         return
-    with (directory / _FILE).open("a+") as file:
+    path = directory / _FILE
+    with writing(path):
+        file = path.open("a+b", buffering=0)  # so that closing it has nothing left to write
+    with file:
         try:
             _lock(file)
         except BlockingIOError as error:
             file.seek(0)
+            holder = file.read().decode().strip() or "unknown"
             raise RunDirectoryError(
-                f"{str(directory)!r} is in use by another process (process "
-                f"{file.read().strip() or 'unknown'}). Stop it or wait until it has ended, or "
-                "choose another --run-dir."
+                f"{str(directory)!r} is in use by another process (process {holder}). Stop it or "
+                "wait until it has ended, or choose another --run-dir."
             ) from error
         except OSError as error:
             say(
                 f"{str(directory)!r} cannot be locked ({error.strerror or error}): take care that "
                 "no other process trains there."
             )
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {_host()}\n")
-        file.flush()
+        with writing(path):
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {_host()}\n".encode())
         yield
 
 
-def _lock(file: IO[str]) -> None:
+def _lock(file: IO[bytes]) -> None:
     try:
         import fcntl
     except ImportError as error:

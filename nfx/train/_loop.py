@@ -14,12 +14,17 @@ from nfx.train._pace import Pace, Stopwatch
 from nfx.train._step import EvaluationCounts, Metrics, TrainState
 
 
+# Metrics of a step that have to be finite. Losses and gradients are of the parameters before it;
+# the update, which makes those that are saved, can be of another gradient.
+_FINITE = ("loss", "gradient_norm", "update_norm")
+
+
 class TrainingError(Exception):
     """Training that cannot go on."""
 
 
 class NotFiniteError(TrainingError):
-    """A step whose loss or gradient is not finite.
+    """A step whose loss, gradient or update is not finite.
 
     Attributes:
         step: Which, from 1.
@@ -98,7 +103,7 @@ class Observer(Protocol):
     def checkpoint(
         self, step: int, state: TrainState, unlogged: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Takes the state when a checkpoint is due; the losses that led to it are finite.
+        """Takes the state when a checkpoint is due; the updates that led to it are finite.
 
         With the metrics of steps that no record holds yet: see `run_training`.
         """
@@ -152,7 +157,8 @@ def run_training(
             checkpoint got them: so that records are the same as if nothing had been stopped.
 
     Raises:
-        NotFiniteError: If the loss or the gradient is not finite, before anything is saved.
+        NotFiniteError: If the loss, the gradient or the update is not finite, before anything is
+            saved.
     """
     pending: list[Mapping[str, Any]] = [*unlogged]
     metrics: Metrics = {}
@@ -213,7 +219,7 @@ def _finite(last: int, metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     """Returns the metrics of steps that end with `last`, on the host; they must be finite."""
     records = jax.device_get(list(metrics))
     for number, record in enumerate(records, start=last - len(records) + 1):
-        if not (math.isfinite(record["loss"]) and math.isfinite(record["gradient_norm"])):
+        if not all(math.isfinite(record[name]) for name in _FINITE if name in record):
             scalars = {name: value for name, value in record.items() if np.ndim(value) == 0}
             values = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
             raise NotFiniteError(number, values)

@@ -55,9 +55,9 @@ class MetricsLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._records.close()
         for board in self._boards:
             board.close()
+        self._records.close()
 
     def write(self, step: int, metrics: Mapping[str, float | int | list[float]]) -> None:
         """Appends one record: of scalars, and of vectors to four digits."""
@@ -67,6 +67,10 @@ class MetricsLog:
         scalars = {name: value for name, value in metrics.items() if not isinstance(value, list)}
         for board in self._boards:
             board.write(step, scalars)
+
+    def sync(self) -> None:
+        """Waits until the records are on disk: before a checkpoint, which stands for them."""
+        self._records.sync()
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, Any]]:

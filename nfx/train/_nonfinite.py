@@ -1,7 +1,8 @@
-"""What a run says about steps whose loss or gradient was not finite, and which it leaves out."""
+"""What a run says about steps that were not finite, and which it leaves out."""
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -57,8 +58,8 @@ class NonfiniteLog:
 
     def take(self, found: NonfiniteStep) -> None:
         """Adds a step to the list."""
-        records = Records(self.path, writes=jax.process_index() == 0)
-        records.append(dataclasses.asdict(found))
-        records.close()
+        with closing(Records(self.path, writes=jax.process_index() == 0)) as records:
+            records.append(dataclasses.asdict(found))
+            records.sync()  # the next checkpoint is of a run without the batch
         if found.left_out:
             self.left_out.append(found.batch)

@@ -9,6 +9,7 @@ import numpy as np
 
 from nfx._units import LeafUnits
 from nfx.train._metrics import read_metrics
+from nfx.train._run_directory import writing
 
 
 def plot_clipping(directory: str | Path, leaves: Sequence[LeafUnits]) -> Path | None:
@@ -24,12 +25,17 @@ def plot_clipping(directory: str | Path, leaves: Sequence[LeafUnits]) -> Path | 
 
     Returns:
         The picture's path; None if nothing was clipped or matplotlib is not installed.
+
+    Raises:
+        RunDirectoryError: If it cannot be written.
     """
     records = [record for record in read_metrics(directory) if "clipped_share_of_leaf" in record]
     if not records or not importlib.util.find_spec("matplotlib"):
         return None
     path = Path(directory) / "clipping.png"
-    _draw(records, leaves).savefig(path)
+    figure = _draw(records, leaves)
+    with writing(path):
+        figure.savefig(path)
     return path
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nfx.train._run_directory import write_text
+from nfx.train._run_directory import write_text, writing
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -37,17 +37,30 @@ class Records:
             path: The file, which need not exist.
             keep: Which records to keep.
             writes: Whether to write, or only to read: of several processes one writes.
+
+        Raises:
+            RunDirectoryError: If it cannot be written; so do the methods.
         """
         self.kept = [record for record in read_records(path) if keep(record)]
+        self._path, self._writes = path, writes
         if writes:
             write_text(path, "".join(json.dumps(record) + "\n" for record in self.kept))
-        self._file = (path if writes else Path(os.devnull)).open("a")
+        with writing(path):
+            self._file = (path if writes else Path(os.devnull)).open("a")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes a record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Waits until what was written is on disk, where a power cut leaves it."""
+        if self._writes:
+            with writing(self._path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()

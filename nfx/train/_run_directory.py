@@ -1,7 +1,8 @@
 """What a run leaves on disk: its configuration, its metrics, its result."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from nfx._files import write_whole
 
 
 class RunDirectoryError(Exception):
-    """A run directory that is missing, taken, or of another run."""
+    """A run directory that is missing, taken, of another run, or that cannot be written."""
 
 
 def has_begun(path: str | Path) -> bool:
@@ -45,7 +46,7 @@ class RunDirectory:
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_json(path / "config.json", config)
+            _write(path / "config.json", _as_json(config))
         except OSError as error:
             raise RunDirectoryError(
                 f"Cannot write a run into {str(path)!r} ({error}). Choose another --run-dir."
@@ -86,14 +87,38 @@ class RunDirectory:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`, whole or not at all."""
-        write_json(self.path / "result.json", result)
+        self.write_text("result.json", _as_json(result))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is never seen half-written."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of a file that cannot be written which it is, why, and what to do.
+
+    Raises:
+        RunDirectoryError: In the place of what the system raises.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{str(path)!r} cannot be written ({error.strerror or error}). Make room there and see "
+            "that it can be written, then try again; a run goes on with --resume."
+        ) from error
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a text file that is never seen half-written."""
+    """Writes a text file that is never seen half-written.
+
+    Raises:
+        RunDirectoryError: If it cannot be written.
+    """
+    with writing(path):
+        _write(path, content)
+
+
+def _write(path: Path, content: str) -> None:
     write_whole(path, content, path.with_suffix(".tmp"))
+
+
+def _as_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

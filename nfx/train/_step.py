@@ -155,7 +155,7 @@ def _build_state(
     return TrainState(step, model, optimizer.init(model), initial_statistics(model))
 
 
-def make_train_step(
+def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
     optimizer: optax.GradientTransformation,
     preprocessing: Preprocessing,
     mesh: Mesh,
@@ -165,6 +165,7 @@ def make_train_step(
     communication: Communication = Communication(),  # noqa: B008
     precision: Precision = Precision(),  # noqa: B008
     microbatches: int = 1,
+    frozen_statistics: bool = False,
 ) -> jax.stages.Wrapped:
     """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
 
@@ -177,12 +178,14 @@ def make_train_step(
         preprocessing: Normalisation, augmentation and smoothing.
         mesh: The devices; the batch is split over "data" and "fsdp", and the state as
             `state_shardings` says.
-        observe: What to log beside `loss` and `gradient_norm`.
+        observe: What to log beside `loss`, `gradient_norm` and `update_norm`.
         rules: How the state is split over "fsdp": see `state_shardings`.
         communication: In which dtypes parameters and gradients go between devices.
         precision: In which dtypes the network computes.
         microbatches: In how many parts, one after the other, each device takes its examples, for
             activations of one part at a time. The step is the same but for rounding.
+        frozen_statistics: Whether a batch-normalized model keeps its running averages, and
+            normalizes by them as in inference: for one whose layers of that kind are not trained.
 
     Raises:
         ValueError: On tracing, if the microbatches do not divide a device's examples, or pairs to
@@ -196,6 +199,7 @@ def make_train_step(
         communication=communication,
         precision=precision,
         microbatches=microbatches,
+        frozen_statistics=frozen_statistics,
     )
 
     def train_step(
@@ -203,14 +207,15 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         at = lambda model: differentiate(model, state.statistics, batch, key, state.step)
         (loss, statistics), gradients = at(state.model)
-        metrics = {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(gradients),
-            **observe(gradients, state.model, state.step),
-        }
         updates, opt_state = optimizer.update(
             gradients, state.opt_state, state.model, grad_fn=lambda model, _: at(model)[1]
         )
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(gradients),
+            "update_norm": optax.tree.norm(updates),  # an optimizer may take other gradients
+            **observe(gradients, state.model, state.step),
+        }
         model = optax.apply_updates(state.model, updates)
         state = TrainState(state.step + 1, model, opt_state, statistics)
         state = constrain(state, state_shardings(state, mesh, rules, model=model))

@@ -2,7 +2,6 @@ import math
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.faults import make_images
 from nfx.recipes import _feed, _run
@@ -18,25 +17,12 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quick_runs(tmp_path_factory):
-    """What one run compiles, the others load; meshes are of the first of the eight devices."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilations")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    set_all(names)
+def quick_runs():
+    """Meshes are of the first of the eight devices; evaluations take few images at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_run, "read_mesh", mesh_of_the_first)
         patch.setattr(_feed, "_IMAGES_PER_DEVICE", 8)
         yield
-    set_all(before)
-
-
-def set_all(settings):
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def mesh_of_the_first(text):

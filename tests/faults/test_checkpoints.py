@@ -2,16 +2,26 @@
 
 import gc
 import json
+import logging
 import resource
 import shutil
-from contextlib import contextmanager
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from nfx.checkpoint import _store, CheckpointError, CheckpointStore, restore_newest, tree_digest
+from nfx.checkpoint import (
+    _files,
+    _store,
+    CheckpointError,
+    CheckpointStore,
+    restore_newest,
+    tree_digest,
+)
 from nfx.checkpoint._files import list_files
+from nfx.cli._quiet import quiet_libraries
+from tests.disk import full_disk
 
 
 # Orbax leaves futures of a failed read or write behind, which complain when they are collected.
@@ -89,6 +99,7 @@ def test_damage_to_any_file_is_seen_and_named_and_the_checkpoint_before_it_loade
             assert store.steps() == [1]
         (warning,) = warnings
         assert "The checkpoint of step 2" in warning
+        assert "Remove" not in warning  # it is moved already
         assert repr(file.as_posix()) in warning
         assert "going on from step 1" in warning
         assert (copy.with_name("checkpoints.damaged") / "2").is_dir()
@@ -139,6 +150,46 @@ def test_if_no_checkpoint_is_good_all_are_listed_and_kept(whole, tmp_path):
     assert "step 2" in str(error.value)
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+@pytest.mark.parametrize("name", ["metadata", "files.json", "_METADATA"])
+def test_a_file_that_cannot_be_read_is_no_damage(whole, tmp_path, monkeypatch, name, error):
+    """It may be right again in a minute: the checkpoint stays where it is."""
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(whole, copy)
+
+    def failing(read):
+        def read_or_fail(path):
+            if path.name == name and "2" in path.parts:
+                raise error
+            return read(path)
+
+        return read_or_fail
+
+    with CheckpointStore(copy) as store, monkeypatch.context() as patch:
+        patch.setattr(_files, "file_digest", failing(_files.file_digest))
+        patch.setattr(_files.Path, "read_text", failing(_files.Path.read_text))
+        patch.setattr(_files.Path, "read_bytes", failing(_files.Path.read_bytes))
+        message = rf"of step 2 in .* cannot be read: its file .*{name}' gives an error .*try again"
+        with pytest.raises(CheckpointError, match=message):
+            restore_newest(store, state())
+        if name != "_METADATA":  # which is not read for the scores
+            with pytest.raises(CheckpointError, match=message):
+                CheckpointStore(copy)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
+    with CheckpointStore(copy) as store:
+        assert restore_newest(store, state())[0] == 2
+
+
+def test_a_whole_checkpoint_of_another_model_is_not_put_aside(whole, tmp_path):
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(whole, copy)
+    with CheckpointStore(copy) as store:
+        store.save(3, {"other": jnp.zeros(2)}, blocking=True)
+        with pytest.raises(CheckpointError, match=r"step 3 .* of another model"):
+            restore_newest(store, state())
+        assert store.steps() == [1, 2, 3]
+
+
 def test_no_checkpoint_is_no_damage(tmp_path):
     with CheckpointStore(tmp_path) as store:
         assert restore_newest(store, state()) is None
@@ -152,17 +203,6 @@ def test_a_step_whose_checkpoint_was_damaged_is_saved_again(whole, tmp_path):
         assert restore_newest(store, state())[0] == 1
         store.save(2, state(7), blocking=True)
         assert tree_digest(store.restore(state(), step=2)) == tree_digest(state(7))
-
-
-@contextmanager
-def full_disk(bytes_per_file=20_000):
-    """No file can grow: what writing more meets is an error of the system, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_per_file, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def large(scale=1.0):
@@ -192,6 +232,24 @@ def test_a_save_that_fails_twice_is_an_error_and_leaves_nothing(store, said):
     with CheckpointStore(store.directory) as again:
         assert again.steps() == [1]
         assert tree_digest(again.restore(large())) == tree_digest(large(1))
+
+
+def test_of_a_save_that_fails_libraries_say_nothing_on_the_screen(
+    store, said, monkeypatch, caplog, capfd
+):
+    """Orbax would log it from each thread, and futures that nobody asks would complain."""
+    for name in ("absl", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    quiet_libraries()
+    with full_disk(), pytest.raises(CheckpointError, match="File too large"):
+        store.save(2, large(2), blocking=True)
+    gc.collect()
+    assert len(said) == 1
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert capfd.readouterr().err == ""
+    logging.getLogger("absl").error("of something else")
+    assert caplog.records[-1].getMessage() == "of something else"
 
 
 def test_a_save_that_fails_once_is_mended(store, said, monkeypatch):

@@ -45,14 +45,18 @@ def state_of(step):
     return TrainState(jnp.asarray(step, jnp.int32), (), ())
 
 
-def run(observer, *, first=0, losses=lambda step: float(step), unlogged=()):
-    """Seven steps, whose losses are their numbers: logged every 4, evaluated and saved every 3."""
+def run(observer, *, first=0, losses=lambda step: float(step), unlogged=(), bad=""):
+    """Seven steps, whose losses are their numbers: logged every 4, evaluated and saved every 3.
+
+    In the fifth the metric `bad` is not finite.
+    """
     cadence = Cadence(steps=7, log_every=4, evaluate_every=3, checkpoint_every=3)
 
     def step(state, batch, key):
         number = int(state.step) + 1
-        loss = jnp.asarray(losses(number))
-        return state_of(number), {"loss": loss, "gradient_norm": jnp.ones(())}
+        metrics = {"loss": losses(number), "gradient_norm": 1.0, "update_norm": 1.0}
+        metrics |= {bad: float("nan")} if bad and number == 5 else {}
+        return state_of(number), jax.tree.map(jnp.asarray, metrics)
 
     batches = itertools.repeat(Batch(np.zeros(1), np.zeros(1)))
     run_training(step, state_of(first), batches, KEY, cadence, observer, unlogged=unlogged)
@@ -83,8 +87,9 @@ def test_a_stop_at_any_step_loses_no_record(at):
 
 
 @pytest.mark.parametrize("stop_at", [None, 5])
-def test_a_loss_that_is_not_finite_is_never_saved_or_logged(stop_at):
+@pytest.mark.parametrize("bad", ["loss", "gradient_norm", "update_norm"])
+def test_what_is_not_finite_is_never_saved_or_logged(stop_at, bad):
     observer = Observer(stop_at)
-    with pytest.raises(NotFiniteError, match=r"at step 5 the metrics were .*loss nan"):
-        run(observer, losses=lambda step: float("nan") if step == 5 else 1.0)
+    with pytest.raises(NotFiniteError, match=rf"at step 5 the metrics were .*{bad} nan"):
+        run(observer, bad=bad)
     assert max(noted.step for noted in observer.seen) == 4

@@ -18,6 +18,7 @@ from nfx.train import (
     stop_on_signals,
     StopRequest,
 )
+from tests.disk import full_disk
 
 
 def wait_until(condition, seconds=20):
@@ -113,15 +114,23 @@ def test_the_supervisor_lets_the_others_stop_too(tmp_path):
     assert saved.exists()
 
 
-def test_a_stopped_run_is_not_restarted(tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("raise SystemExit(143)", 143),
+        ("import os; os.kill(os.getpid(), 15)", 143),  # as while libraries are imported
+        ("import os, signal; signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)", 130),
+    ],
+)
+def test_a_stopped_run_is_not_restarted(tmp_path, ending, code):
     fake = (
         f"from nfx.cli import _launch, main; "
-        f"_launch._NFX = ({sys.executable!r}, '-c', 'raise SystemExit(143)'); "
+        f"_launch._NFX = ({sys.executable!r}, '-c', {ending!r}); "
         f"raise SystemExit(main(['launch', '--hosts', '2', '--', 'train', '--run-dir', "
         f"{str(tmp_path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", fake], capture_output=True, text=True)
-    assert done.returncode == 143
+    assert done.returncode == code
     assert "restart" not in done.stdout
 
 
@@ -203,3 +212,22 @@ def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch):
         pass
     assert len(said) == 1
     assert "cannot be locked (Operation not supported)" in said[0]
+
+
+def test_a_lock_that_cannot_be_written_is_an_error_that_names_its_file(tmp_path):
+    with (
+        pytest.raises(RunDirectoryError, match=r"run\.lock' cannot be written \(File too large\)"),
+        full_disk(0),
+        lock_directory(tmp_path, say=print),
+    ):
+        raise AssertionError
+
+
+def test_errors_of_a_run_are_not_taken_for_those_of_its_lock(tmp_path):
+    with pytest.raises(OSError, match="other"), lock_directory(tmp_path, say=print):
+        raise OSError("other")
+    with (
+        pytest.raises(RunDirectoryError, match=r"run\.lock' cannot be written"),
+        lock_directory(tmp_path / "missing", say=print),
+    ):
+        raise AssertionError
