@@ -80,6 +80,21 @@ def docs(session: nox.Session) -> None:
     session.run("mkdocs", "build", "--strict", *session.posargs)
 
 
+# The paper's claims; `python -m benchmarks.paper.NAME --help` says what each is.
+_CLAIMS = (
+    "sizes", "signal_propagation", "batch_size", "threshold", "ablations", "batch_norm", "private",
+    "transfer",
+)  # fmt: skip
+
+
+@nox.session(default=False, python=PYTHONS[:1])
+def paper(session: nox.Session) -> None:
+    """The paper's claims at small scale, into docs/paper; hours. `-- --quick`: that they run."""
+    session.install("-e", ".[all]", "--group", "paper")
+    for name in _CLAIMS:
+        session.run("python", "-m", f"benchmarks.paper.{name}", *session.posargs)
+
+
 @nox.session(default=False, python=PYTHONS[:1])
 def bench(session: nox.Session) -> None:
     """Speed, side by side with the alternatives; ratios are printed. About an hour."""

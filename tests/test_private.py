@@ -11,6 +11,10 @@ from nfx.aot import collectives
 from nfx.sharding import make_mesh
 
 
+# Of jax-privacy 2.0 with the newest optax.
+pytestmark = pytest.mark.filterwarnings("ignore:optax.global_norm is deprecated")
+
+
 @pytest.fixture(scope="module")
 def examples():
     model = nfx.create_model("nfnet_nano", num_classes=10, in_channels=1, key=jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Signal propagation: what is measured, what the ledger expects, and the command that shows both."""
+"""Signal propagation: what is measured, what is expected, and the command that shows both."""
 
 import json
 

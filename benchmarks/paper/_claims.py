@@ -72,8 +72,10 @@ def train_all(
     data = load_data(options)
     noted = options.runs / f"{name}{'-quick' if options.quick else ''}.jsonl"
     noted.parent.mkdir(parents=True, exist_ok=True)
-    lines = noted.read_text().splitlines() if noted.exists() else []
-    done = {(record.pop("key"), record.pop("seed")): record for record in map(json.loads, lines)}
+    lines = noted.read_text().splitlines(keepends=True) if noted.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    noted.write_text("".join(whole))  # a line may have been cut off
+    done = {(record.pop("key"), record.pop("seed")): record for record in map(json.loads, whole)}
     outcomes: dict[Any, list[Outcome]] = {}
     for label, setting in settings.items():
         train = None

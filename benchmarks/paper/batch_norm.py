@@ -146,7 +146,7 @@ def _answers(options):
     rows = []
     for network, clipping in ((BATCH_NORM, None), (NORMALIZER_FREE, 0.02)):
         setting = Setting(network=network, clipping=clipping, epochs=2)
-        _, state = make_trainer(setting, data)(seed=0)
+        _, state = make_trainer(setting, data)(0)
         for size in (8, 64):
             differs, change = _compare(state, images, size)
             label = f"{network.name}, {size}"

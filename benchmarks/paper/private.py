@@ -215,7 +215,7 @@ def _check(data):
     summed, _ = compiled(model, *batch)
     moved = [
         [each.kind, f"{each.number} of {each.bytes:,} bytes in all"]
-        for each in collectives(compiled.as_text())
+        for each in collectives(compiled.as_text() or "")
     ]
     return largest_error(summed, loop(model, images, labels)), moved
 

@@ -141,7 +141,7 @@ def _before_and_after(name, network, options):
     images = normalize(jnp.asarray(data.test.images[:256]), MEAN, STD)
     clipping = 0.02 if network.name == NORMALIZER_FREE.name else None
     setting = Setting(network=network, clipping=clipping, batch_size=256, epochs=2)
-    outcome, state = make_trainer(setting, data)(seed=0)
+    outcome, state = make_trainer(setting, data)(0)
     before = build(network, jax.random.split(jax.random.key(0))[0])
     measure = jax.jit(signal_propagation)
     print(name, outcome, flush=True)

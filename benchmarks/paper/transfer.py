@@ -75,10 +75,10 @@ def main():
 
 def _digits():
     """Digits as white on black, 28x28, like the clothes, normalized; and their classes."""
-    digits = load_digits()
-    pixels = jnp.asarray(digits.images, jnp.float32) / 16
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = jnp.asarray(pixels, jnp.float32).reshape(-1, 8, 8) / 16
     resized = jax.image.resize(pixels, (len(pixels), 28, 28), "bilinear")[..., None]
-    return np.asarray((resized - 0.286) / 0.353), digits.target
+    return np.asarray((resized - 0.286) / 0.353), labels
 
 
 def pooled(model, statistics, images):

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     """Parses the arguments, measures, prints and draws."""
     command = tyro.cli(InspectModelCommand, prog="nfx inspect model", args=arguments)
     model_key, image_key = jax.random.split(jax.random.key(command.seed))
-    gain = {} if command.skip_gain is None else {"skip_gain": command.skip_gain}
+    gain: dict[str, Any] = {} if command.skip_gain is None else {"skip_gain": command.skip_gain}
     model = jax.jit(lambda: create_model(command.name, key=model_key, **gain))()
     size = command.image_size or model_variant(command.name).train_size
     _check(command, size)
