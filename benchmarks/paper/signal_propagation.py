@@ -11,6 +11,7 @@ without betas.
 
 import time
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,7 +22,13 @@ from benchmarks.paper._claims import load_data, parse_options, write_page
 from benchmarks.paper._fashion import MEAN, STD
 from benchmarks.paper._training import BATCH_NORM, build, make_trainer, NORMALIZER_FREE, Setting
 from nfx import create_model
-from nfx.analysis import block_places, expected_signal, plot_signal, signal_propagation
+from nfx.analysis import (
+    block_places,
+    expected_signal,
+    plot_signal,
+    signal_propagation,
+    SignalPropagation,
+)
 from nfx.augment import normalize
 from nfx.graph import replace_fields
 from nfx.models import BatchNormBlock, NFBlock
@@ -80,6 +87,15 @@ NETWORKS = {
 }
 
 
+class Trained(NamedTuple):
+    """A small network before and after its training."""
+
+    initialised: SignalPropagation
+    trained: SignalPropagation
+    accuracy: float
+    finite: bool
+
+
 def main():
     options = parse_options(__doc__, seeds=1)
     began = time.monotonic()
@@ -91,8 +107,8 @@ def main():
     }
     places = block_places(build(NORMALIZER_FREE, jax.random.key(0)))
     figures = {
-        when: plot_signal({name: pair[index] for name, pair in trained.items()}, places)
-        for index, when in enumerate(("initialised", "trained"))
+        when: plot_signal({name: getattr(each, when) for name, each in trained.items()}, places)
+        for when in ("initialised", "trained")
     }
     figures |= {
         word: plot_signal({name: signal}, places, expected={"expected": expected})
@@ -100,8 +116,8 @@ def main():
     }
     worst = [[name, f"{low:.3f} to {high:.3f}"] for _, name, _, _, _, (low, high) in rows]
     accuracies = [
-        [name, f"{100 * accuracy:.1f}" if finite else "diverged"]
-        for name, (*_, accuracy, finite) in trained.items()
+        [name, f"{100 * each.accuracy:.1f}" if each.finite else "diverged"]
+        for name, each in trained.items()
     ]
     write_page(
         options,
@@ -146,7 +162,7 @@ def _before_and_after(name, network, options):
     measure = jax.jit(signal_propagation)
     print(name, outcome, flush=True)
     signals = (jax.device_get(measure(model, images)) for model in (before, state.model))
-    return (*signals, outcome.accuracy, outcome.finite)
+    return Trained(*signals, outcome.accuracy, outcome.finite)
 
 
 if __name__ == "__main__":
