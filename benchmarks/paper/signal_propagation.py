@@ -161,8 +161,10 @@ def _before_and_after(name, network, options):
     before = build(network, jax.random.split(jax.random.key(0))[0])
     measure = jax.jit(signal_propagation)
     print(name, outcome, flush=True)
-    signals = (jax.device_get(measure(model, images)) for model in (before, state.model))
-    return Trained(*signals, outcome.accuracy, outcome.finite)
+    initialised, trained = (
+        jax.device_get(measure(model, images)) for model in (before, state.model)
+    )
+    return Trained(initialised, trained, outcome.accuracy, outcome.finite)
 
 
 if __name__ == "__main__":
