@@ -24,6 +24,11 @@ _THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = [python for python in ("3.11", "3.13") if runs(python)] or [_THIS]
 
 
+def install(session: nox.Session, *groups: str) -> None:
+    """Installs nfx as it stands here, with groups of what developers need."""
+    session.install("-e", ".[all]", *(word for group in groups for word in ("--group", group)))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Format and lint, without changing files."""
@@ -33,16 +38,10 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[:1])
-def layers(session: nox.Session) -> None:
-    """Imports point downwards only."""
-    session.install("-e", ".[all]", "--group", "dev")
+def static(session: nox.Session) -> None:
+    """Imports point downwards only, and types."""
+    install(session, "lint", "types", "tests", "paper")
     session.run("lint-imports")
-
-
-@nox.session(python=PYTHONS[:1])
-def types(session: nox.Session) -> None:
-    """Static types."""
-    session.install("-e", ".[all]", "--group", "dev")
     session.run("basedpyright", "--pythonpath", f"{session.virtualenv.location}/bin/python")
 
 
@@ -52,7 +51,7 @@ def tests(session: nox.Session) -> None:
 
     What is marked slow runs on one Python, and what is marked long not here.
     """
-    session.install("-e", ".[all]", "--group", "tests", "--group", "compilers")
+    install(session, "tests", "paper", "compilers")
     chosen = "not long" if session.python == PYTHONS[0] else "not slow and not long"
     session.run(
         "pytest", "--numprocesses", "2", "--dist", "loadgroup", "-m", chosen, *session.posargs
@@ -62,14 +61,14 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False, python=PYTHONS[:1])
 def long(session: nox.Session) -> None:
     """More cases of what the suite has some of."""
-    session.install("-e", ".[all]", "--group", "tests")
+    install(session, "tests")
     session.run("pytest", "-m", "long", *session.posargs)
 
 
 @nox.session(default=False, python=PYTHONS[:1])
 def properties(session: nox.Session) -> None:
     """The laws at length: 5,000 examples each."""
-    session.install("-e", ".[all]", "--group", "tests")
+    install(session, "tests")
     session.run("pytest", "tests/test_laws.py", "-k", "lawful", "--law-examples", "5000")
 
 
@@ -90,7 +89,7 @@ _CLAIMS = (
 @nox.session(default=False, python=PYTHONS[:1])
 def paper(session: nox.Session) -> None:
     """The paper's claims at small scale, into docs/paper; hours. `-- --quick`: that they run."""
-    session.install("-e", ".[all]", "--group", "paper")
+    install(session, "paper")
     for name in _CLAIMS:
         session.run("python", "-m", f"benchmarks.paper.{name}", *session.posargs)
 
@@ -98,7 +97,7 @@ def paper(session: nox.Session) -> None:
 @nox.session(default=False, python=PYTHONS[:1])
 def bench(session: nox.Session) -> None:
     """Speed, side by side with the alternatives; ratios are printed. About an hour."""
-    session.install("-e", ".[all]", "--group", "bench")
+    install(session, "bench")
     for model, size in (("nfnet_f0", "192"), ("nf_resnet50", "224"), ("nf_regnet_b0", "192")):
         session.run("python", "benchmarks/step.py", "--model", model, "--size", size)
     for name in ("convolution", "agc", "compile", "memory", "export", "augment", "input"):

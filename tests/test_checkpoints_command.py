@@ -209,6 +209,17 @@ def test_damaged_ones_are_neither_counted_nor_removed_by_pruning(run, capsys):
     assert steps_of(run) == [20, 30, 40]
 
 
+def test_what_cannot_be_read_now_is_not_judged_by_pruning(run, monkeypatch, capsys):
+    def failing(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("nfx.checkpoint._files.file_digest", failing)
+    assert main(["checkpoints", str(run), "prune", "--yes"]) == 1
+    assert "of step 40 in" in (told := capsys.readouterr().err)
+    assert "cannot be read: its file" in told
+    assert steps_of(run) == [10, 20, 30, 40]
+
+
 def test_the_best_of_the_whole_ones_is_kept(run, capsys):
     for step in ("20", "40"):
         flip_a_bit(run / "checkpoints" / step / "_CHECKPOINT_METADATA")

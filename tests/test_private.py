@@ -6,9 +6,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 import nfx
-from benchmarks.paper import private
 from nfx.aot import collectives
 from nfx.sharding import make_mesh
+
+
+pytest.importorskip("jax_privacy", reason="pip install --group paper")
+
+from benchmarks.paper import private
 
 
 # Of jax-privacy 2.0 with the newest optax.

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from nfx._files import file_digest, sync, write_whole
-from nfx.checkpoint._errors import first_line, UnreadableError
+from nfx.checkpoint._errors import first_line, readable, UnreadableError
 
 
 LIST = "files.json"
@@ -64,6 +64,20 @@ def list_files(folder: Path) -> None:
     digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
     content = {"sha256": digests, "seal": _seal(digests)}
     write_whole(folder / LIST, json.dumps(content), folder / f"{LIST}.tmp")
+
+
+def find_damage(directory: Path, step: int) -> str:
+    """Returns what of a checkpoint's files is not what was saved, in words; "" if all of it is.
+
+    Args:
+        directory: Where checkpoints are.
+        step: Of the checkpoint.
+
+    Raises:
+        CheckpointError: If a file cannot be read, which need not be damage.
+    """
+    with readable(directory, step):
+        return damaged_files(directory / str(step))
 
 
 def damaged_files(folder: Path) -> str:

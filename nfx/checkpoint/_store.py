@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from nfx.checkpoint._errors import CheckpointError, DamagedError, first_line, opening, readable
-from nfx.checkpoint._files import damaged_files, ListedFolder, read_as_listed
+from nfx.checkpoint._files import find_damage, ListedFolder, read_as_listed
 from nfx.checkpoint._record import best_step, damaged_arrays, LatestAndBest, make_record
 
 
@@ -254,8 +254,7 @@ class CheckpointStore:
         """
         self.wait()
         step = self.find(step)
-        with readable(self.directory, step):
-            damage = damaged_files(self.directory / str(step))
+        damage = find_damage(self.directory, step)
         self._raise_if(damage, step)
         with readable(self.directory, step):
             restored = self._restored(like, step)

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from nfx.checkpoint import CheckpointStore, damaged_files
+from nfx.checkpoint import CheckpointStore, find_damage
 from nfx.recipes._checkpoints import list_checkpoints, SavedCheckpoint
 from nfx.train import lock_directory, RunDirectory
 
@@ -38,6 +38,7 @@ def prunable_checkpoints(run: str | Path, *, keep: int = 1, also: Sequence[int] 
     Raises:
         ValueError: If `keep` is not positive, or a step is named that is not there.
         RunDirectoryError: If there is no such run.
+        CheckpointError: If a file of a checkpoint cannot be read.
     """
     if keep < 1:
         raise ValueError(f"keep={keep} must be at least 1: a run goes on from its latest.")
@@ -52,7 +53,7 @@ def prunable_checkpoints(run: str | Path, *, keep: int = 1, also: Sequence[int] 
 
     def is_whole(step: int) -> bool:
         if step not in damage:
-            damage[step] = damaged_files(folder / str(step))
+            damage[step] = find_damage(folder, step)
         return not damage[step]
 
     kept = {
