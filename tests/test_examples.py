@@ -51,7 +51,7 @@ def test_your_own_clipper_is_tested():
     assert f"{len(CLIPPING_LAWS) - 1} passed, 1 skipped" in done.stdout  # stacks of modules
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_clipper_with_a_bug_fails_with_its_counterexample(tmp_path):
     source = (EXAMPLES / "test_your_own_clipper.py").read_text()
     right, wrong = "jnp.maximum(unit_norm(parameter), eps)", "(unit_norm(parameter) + eps)"

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from contextlib import closing
 
 import jax
@@ -205,10 +206,13 @@ def test_programs_read_json(tmp_path, capsys):
     assert found["train"]["bad"] == []
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["model"], 2), (["--help"], 0)])
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["models"], 2), (["--help"], 0)])
 def test_what_can_be_inspected_is_said(arguments, code, capsys):
     assert main(["inspect", *arguments]) == code
-    assert "nfx inspect data SOURCE" in capsys.readouterr().err
+    told = capsys.readouterr()
+    said = told.err if code else told.out
+    assert "usage: nfx inspect KIND" in said
+    assert re.findall(r"^  (\w+)", said, re.MULTILINE) == ["data", "model"]
 
 
 def test_bad_images_are_listed_once_and_too_many_stop_the_run(tmp_path):

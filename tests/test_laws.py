@@ -45,7 +45,7 @@ def test_standardization_is_lawful(law, rule, law_examples):
     assert check_standardization(fn, rule=rule, laws=[law], examples=law_examples) == (law,)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_bug_the_planted_ones_are_lawful():
     """So that it is the bug that is caught."""
     with jax.numpy_dtype_promotion("standard"):

@@ -25,9 +25,13 @@ CLAIMS = {
 NEEDS = {"private": "jax_privacy", "transfer": "sklearn"}
 
 
+# One block.
+SHALLOW = {"depths": (1,), "widths": (32,), "strides": (1,)}
+
+
 def create_shallow_model(name, **fields):
-    depths = (1, 1, 1, 1) if "nf" in name or "micro" in name else (1, 1, 1)
-    return nfx.create_model(name, **{**fields, "depths": depths})
+    groups = {} if name.startswith("nf") else {"groups": (1,)}
+    return nfx.create_model(name, **{**fields, **SHALLOW, **groups})
 
 
 @pytest.mark.slow

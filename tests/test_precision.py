@@ -83,7 +83,7 @@ def logits_and_gradients(precision, model, images, labels):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_statistics_in_float32_keep_errors_at_those_of_activations(seed):
     """Relative errors in units of bfloat16's: below 1 of logits and 3 of gradients when mixed.
 

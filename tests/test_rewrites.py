@@ -117,7 +117,9 @@ REPRESENTATIVE = ("nfnet_f0", "timm/eca_nfnet_l0", "timm/nf_regnet_b0")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nfnet_f0", "timm/nf_regnet_b0"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("nfnet_f0", marks=pytest.mark.long), "timm/nf_regnet_b0"]
+)
 def test_stacks_are_lawful(name):
     laws = check(stack, row_model(name), inverse=unstack, unchanged=r"(stem|head)/.*")
     assert laws == tuple(REWRITE_LAWS)

@@ -176,7 +176,7 @@ def refused(capsys, *arguments):
     return error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_diverges_stops_with_the_reason(tmp_path, capsys):
     error = refused(capsys, "train", "--run-dir", str(tmp_path / "nan"), *SMALL,
                     "--learning-rate", "1e25", "--clipping", "1e6")  # fmt: skip

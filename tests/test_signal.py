@@ -93,8 +93,6 @@ class TestCommand:
         assert "nfnet_nano" in capsys.readouterr().err
         assert main(["inspect", "model", "nfnet_nano", "--images", "0"]) == 1
         assert "must be positive" in capsys.readouterr().err
-        assert main(["inspect", "models"]) == 2
-        assert "usage: nfx inspect KIND" in capsys.readouterr().err
 
 
 def test_a_figure_has_a_line_for_each_and_crosses_for_what_is_expected(nano):

@@ -68,7 +68,7 @@ def test_a_stacked_run_has_the_losses_of_a_plain_one():
     np.testing.assert_allclose(three_losses(STACKED), three_losses(SMALL), rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_all_that_saves_memory_is_a_run(tmp_path, capsys):
     """Trained, evaluated on its own, predicted with and exported."""
     run, image, artefact = (tmp_path / name for name in ("run", "image.png", "run.nfx"))

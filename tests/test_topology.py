@@ -157,7 +157,7 @@ def test_it_holds_the_state_and_little_else(step):
     assert step.memory_share == step.memory.peak / step.memory_limit
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_reduces_each_gradient_once(step):
     # And the loss.
     assert step.collectives == (("all-reduce", 1, 4 * (step.parameters + 1)),)
