@@ -15,7 +15,6 @@ from nfx.checkpoint import CheckpointError, CheckpointStore
 from nfx.cli import main
 from nfx.recipes import (
     _checkpoints,
-    _saved,
     build_parts,
     evaluate,
     load_classifier,
@@ -236,14 +235,15 @@ def test_what_a_run_removes_meanwhile_is_not_listed(run, monkeypatch, capsys):
             shutil.rmtree(folder)
         return size(folder)
 
-    def store(*arguments, **options):
-        opened.append(arguments)
+    def made(store):
+        opened.append(store)
         if len(opened) == 1:
             raise FileNotFoundError("as Orbax does")
-        return CheckpointStore(*arguments, **options)
+        return make(store)
 
+    make = CheckpointStore._made
     monkeypatch.setattr(_checkpoints, "_bytes", vanishing)
-    monkeypatch.setattr(_saved, "CheckpointStore", store)
+    monkeypatch.setattr(CheckpointStore, "_made", made)
     assert main(["checkpoints", str(run), "list", "--json"]) == 0
     found = [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()]
     assert found == [10, 30, 40]

@@ -246,6 +246,9 @@ def test_numbers_are_no_names_of_classes(weights):
     of_numbers = load_classifier(weights[0], model="timm/test_nfnet")
     assert not of_numbers.class_difference(["ant", "bee", "cat", "dog"])
     assert "knows 4 classes, and the images are of 3" in of_numbers.class_difference("012")
+    assert not of_numbers.class_difference("0123")
+    # Folders of ten and more are sorted as text.
+    assert "class 1 of the model is '1', and '2'" in of_numbers.class_difference("0213")
 
 
 def test_weights_that_know_their_classes_take_as_many_other_names(

@@ -1,6 +1,7 @@
 """What can be wrong with checkpoints."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,15 +27,25 @@ class UnreadableError(Exception):
     """A file of a checkpoint that may be as it was written, and cannot be read now."""
 
 
+# What is raised of files that were there a moment ago, as those that a run removes.
+VANISHED = (FileNotFoundError, NotADirectoryError)
+
+
 @contextlib.contextmanager
-def opening(directory: Path) -> Iterator[None]:
-    """Says of a directory of checkpoints that cannot be opened what to do."""
+def opening(directory: Path, *, read_only: bool) -> Iterator[None]:
+    """Says of a directory of checkpoints that cannot be opened what to do.
+
+    What vanished is raised as it is where one only looks: one may look again.
+    """
     try:
         yield
     except OSError as error:
+        if read_only and isinstance(error, VANISHED):
+            raise
+        what = "read" if read_only else "kept"
         raise CheckpointError(
-            f"Checkpoints cannot be kept in {str(directory)!r} ({error.strerror or error}). See to "
-            "the room and the permissions there, then try again."
+            f"Checkpoints cannot be {what} in {str(directory)!r} ({error.strerror or error}). See "
+            "to the room and the permissions there, then try again."
         ) from error
 
 
@@ -49,6 +60,22 @@ def readable(directory: Path, step: int) -> Iterator[None]:
             f"{first_line(error)}. That need not be damage: see to the permissions, the disk and "
             "the memory, and try again. If it stays so, move the folder of that step elsewhere."
         ) from error
+
+
+# What TensorStore and XLA say, in bare exceptions, of what may pass.
+_MAY_PASS = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|Error reading|of memory")
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says nothing about the files that were read."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return any(
+        isinstance(each, OSError | MemoryError) or _MAY_PASS.search(str(each)) for each in causes
+    )
 
 
 def first_line(error: Exception) -> str:

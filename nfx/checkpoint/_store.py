@@ -13,7 +13,15 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nfx.checkpoint._errors import CheckpointError, DamagedError, first_line, opening, readable
+from nfx.checkpoint._errors import (
+    CheckpointError,
+    DamagedError,
+    first_line,
+    may_pass,
+    opening,
+    readable,
+    UnreadableError,
+)
 from nfx.checkpoint._files import find_damage, ListedFolder, read_as_listed
 from nfx.checkpoint._record import best_step, damaged_arrays, LatestAndBest, make_record
 
@@ -63,15 +71,21 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: If it cannot be opened, or a checkpoint in it cannot be read.
+            FileNotFoundError: If one only looks, and what was there a moment ago is not any more;
+                or NotADirectoryError.
         """
         self.directory = Path(directory).absolute()
         self._keep, self._read_only, self.warn = keep, read_only, warn
         self._scores: dict[int, float] = {}
-        with opening(self.directory):
-            self._manager = self._open()
+        self._manager = self._open()
+        with opening(self.directory, read_only=read_only):
             self._scores.update(self._saved_scores())
 
     def _open(self) -> ocp.CheckpointManager:
+        with opening(self.directory, read_only=self._read_only):
+            return self._made()
+
+    def _made(self) -> ocp.CheckpointManager:
         policy = None if self._keep is None else LatestAndBest(self._keep, self._scores)
         return ocp.CheckpointManager(
             self.directory,
@@ -94,7 +108,12 @@ class CheckpointStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            self.warn(str(failure))  # what ended the run is the error to tell
 
     def close(self) -> None:
         """Waits for the save under way and frees the threads.
@@ -129,13 +148,13 @@ class CheckpointStore:
 
         Returns:
             The folder that they are moved into.
+
+        Raises:
+            CheckpointError: If they cannot be moved.
         """
         aside = damaged_folder(self.directory)
         if jax.process_index() == 0:
-            aside.mkdir(exist_ok=True)
-            for step in steps:
-                shutil.rmtree(aside / str(step), ignore_errors=True)
-                (self.directory / str(step)).rename(aside / str(step))
+            _move(self.directory, aside, steps)
         ocp.multihost.sync_global_processes("nfx: checkpoints are put aside")
         self._manager.reload()
         return aside
@@ -271,10 +290,10 @@ class CheckpointStore:
                     record=ocp.args.JsonRestore(),
                 ),
             )
-        except (OSError, MemoryError):
-            raise
         # Orbax raises bare exceptions of many kinds, down to `Exception`.
         except Exception as error:
+            if may_pass(error):
+                raise UnreadableError(first_line(error)) from error
             raise CheckpointError(
                 f"The checkpoint of step {step} in {str(self.directory)!r} cannot be read: its "
                 "files are as they were written, and it is of another model or of another version "
@@ -327,3 +346,18 @@ def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def _others(steps: list[int], step: int) -> str:
     return ", ".join(str(other) for other in steps if other < step) or "there is none"
+
+
+def _move(directory: Path, aside: Path, steps: Collection[int]) -> None:
+    """Moves the folders of checkpoints."""
+    try:
+        aside.mkdir(exist_ok=True)
+        for step in steps:
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            (directory / str(step)).rename(aside / str(step))
+    except OSError as error:
+        raise CheckpointError(
+            f"Damaged checkpoints of {str(directory)!r} cannot be moved into {str(aside)!r} "
+            f"({error.strerror or error}). Move the folders of these steps elsewhere, and try "
+            f"again: {', '.join(map(str, steps))}."
+        ) from error

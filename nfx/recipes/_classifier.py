@@ -52,10 +52,12 @@ class Classifier:
     def class_difference(self, found: Sequence[str]) -> str:
         """Returns how the classes of images differ, in words; "" if they do not.
 
-        Where no names are known, the number of classes is all that is compared.
+        Where no names are known, the number of classes is all that is compared, but for images
+        whose classes are numbers too: they have to be in the order of the numbers.
         """
         numbers = class_numbers(len(found))
-        return class_difference(self.class_names, numbers if self.class_names == numbers else found)
+        unnamed = self.class_names == numbers and set(found) != set(numbers)
+        return class_difference(self.class_names, numbers if unnamed else found)
 
     def on(self, mesh: Mesh) -> "Classifier":
         """Returns the classifier with its network split over a mesh as a run's would be.

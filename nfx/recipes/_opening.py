@@ -13,7 +13,6 @@ import jax
 from nfx.recipes._build import Parts
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
-from nfx.recipes._toml import recipe_to_toml
 from nfx.train import (
     has_begun,
     is_first_process,
@@ -52,23 +51,6 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
         directory = RunDirectory.create(path, _config(recipe, parts))
     wait_for_all("opened the run directory")
     return directory
-
-
-def begin(directory: RunDirectory, recipe: Recipe, reached: int) -> None:
-    """Writes what a run begins with, when its directory is locked: another may have been in it.
-
-    Args:
-        directory: The run.
-        recipe: What is trained.
-        reached: The step of its last checkpoint. If there are more, a result is not that of the
-            run any more, and is removed.
-
-    Raises:
-        RunDirectoryError: If it cannot be written.
-    """
-    directory.write_text("recipe.toml", recipe_to_toml(recipe))
-    if reached < recipe.steps:
-        (directory.path / "result.json").unlink(missing_ok=True)
 
 
 def _open_after_first(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:

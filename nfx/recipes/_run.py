@@ -16,11 +16,12 @@ from nfx.optim import clipped_leaves
 from nfx.recipes._build import build_parts, check_mesh, Parts
 from nfx.recipes._evaluation import RunEvaluation
 from nfx.recipes._feed import Feed
-from nfx.recipes._opening import begin, open_directory, resumes
+from nfx.recipes._opening import open_directory, resumes
 from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import Recipe
 from nfx.recipes._session import cadence_of, Guard, Session
 from nfx.recipes._start import absolute_start, check_start
+from nfx.recipes._toml import recipe_to_toml
 from nfx.sharding import read_mesh
 from nfx.train import (
     BadImagesLog,
@@ -128,7 +129,7 @@ def _session(
         HangWatch(path, timeout=options.hang_timeout) as watch,
     ):
         if writes:
-            begin(directory, recipe, reached=max(store.steps(), default=0))
+            directory.write_text("recipe.toml", recipe_to_toml(recipe))
         feed = Feed(parts.images, mesh, bad_images.take, options.loading)
         guard = Guard(watch, stop, NonfiniteLog(path))
         yield Session(recipe, options, parts, feed, store, display, directory, guard)
@@ -179,7 +180,8 @@ def _result(
     latest: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a run came to, for `result.json`."""
-    if "last_loss" not in latest:  # the run had ended before, and its metrics are no more
+    # The run had ended before, and its last metrics are no more.
+    if latest.get("step") != int(state.step) or "last_loss" not in latest:
         raise RunDirectoryError(
             f"{str(directory.path / 'metrics.jsonl')!r} has no record of the last step, which the "
             "run has trained: put the file back from a copy, and resume. Its checkpoints can be "

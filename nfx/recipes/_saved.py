@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from nfx.checkpoint import CheckpointStore, Which
+from nfx.checkpoint import CheckpointError, CheckpointStore, VANISHED, Which
 from nfx.train import RunDirectory
 
 
@@ -63,8 +63,15 @@ def find_run(what: str | Path) -> SavedRun | None:
 
 
 def look_at(directory: RunDirectory) -> CheckpointStore:
-    """Opens the checkpoints of a run to read them; the run may be going on."""
-    for _ in range(_LOOKS - 1):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    """Opens the checkpoints of a run to read them; the run may be going on.
+
+    Raises:
+        CheckpointError: If they cannot be read, or change all the time.
+    """
+    for _ in range(_LOOKS):
+        with contextlib.suppress(*VANISHED):
             return CheckpointStore(directory.checkpoints, read_only=True)
-    return CheckpointStore(directory.checkpoints, read_only=True)
+    raise CheckpointError(
+        f"The checkpoints in {str(directory.checkpoints)!r} change while they are looked at. Try "
+        "again."
+    )

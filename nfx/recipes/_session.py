@@ -94,6 +94,8 @@ class Session:
         """
         while True:
             state, unlogged = self._first_state()
+            if is_first_process() and int(state.step) < self.recipe.steps:
+                self.directory.remove_result()
             with self._metrics_log(int(state.step)) as log:
                 observer = _Observer(self, log)
                 try:

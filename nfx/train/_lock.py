@@ -24,7 +24,7 @@ def lock_directory(
         writes: Whether this process is the one that locks: of several that share a run one does.
 
     Raises:
-        RunDirectoryError: If another living process holds the lock, or its file cannot be written.
+        RunDirectoryError: If another living process holds the lock, or its file cannot be opened.
     """
     if not writes:
         yield
@@ -47,7 +47,7 @@ def lock_directory(
                 f"{str(directory)!r} cannot be locked ({error.strerror or error}): take care that "
                 "no other process trains there."
             )
-        with writing(path):
+        with contextlib.suppress(OSError):  # a full disk: who holds the lock is not said then
             file.truncate(0)
             file.write(f"{os.getpid()} on {_host()}\n".encode())
         yield

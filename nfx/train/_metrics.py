@@ -1,5 +1,6 @@
 """Where metrics are written: a file of JSON lines, and whatever else shows them."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -55,13 +56,14 @@ class MetricsLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for board in self._boards:
-            board.close()
-        self._records.close()
+        with contextlib.ExitStack() as stack:  # all of them, whichever fails
+            stack.callback(self._records.close)
+            for board in self._boards:
+                stack.callback(board.close)
 
     def write(self, step: int, metrics: Mapping[str, float | int | list[float]]) -> None:
         """Appends one record: of scalars, and of vectors to four digits."""
-        self.latest.update(metrics)
+        self.latest.update(metrics, step=step)
         record = {name: _shortened(value) for name, value in metrics.items()}
         self._records.append({"step": step, **record})
         scalars = {name: value for name, value in metrics.items() if not isinstance(value, list)}

@@ -89,6 +89,12 @@ class RunDirectory:
         """Writes `result.json`, whole or not at all."""
         self.write_text("result.json", _as_json(result))
 
+    def remove_result(self) -> None:
+        """Removes `result.json`: it is not that of a run that goes on."""
+        path = self.path / "result.json"
+        with writing(path):
+            path.unlink(missing_ok=True)
+
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:

@@ -252,6 +252,45 @@ def test_of_a_save_that_fails_libraries_say_nothing_on_the_screen(
     assert caplog.records[-1].getMessage() == "of something else"
 
 
+def test_a_failed_save_does_not_hide_what_ended_the_run(tmp_path, said):
+    def run():
+        with CheckpointStore(tmp_path / "checkpoints", warn=said.append) as store:
+            store.save(1, large(2))
+            raise ZeroDivisionError
+
+    with full_disk(), pytest.raises(ZeroDivisionError):
+        run()
+    assert "The last save to" in said[-1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"),
+        ValueError("Encountered error while reading array index"),
+    ],
+)
+def test_what_may_pass_while_arrays_are_loaded_is_no_other_model(whole, monkeypatch, error):
+    def restore(*arguments, **options):
+        raise error from OSError(5, "Input/output error")
+
+    with CheckpointStore(whole, read_only=True) as store:
+        monkeypatch.setattr(store._manager, "restore", restore)
+        with pytest.raises(CheckpointError, match="need not be damage: see to the permissions"):
+            store.restore(state())
+
+
+def test_damaged_ones_that_cannot_be_moved_are_named(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "2" / "files.json").unlink()
+    (tmp_path / "checkpoints.damaged").touch()
+    with (
+        CheckpointStore(tmp_path / "checkpoints") as store,
+        pytest.raises(CheckpointError, match=r"elsewhere, and try again: 2\."),
+    ):
+        restore_newest(store, state())
+
+
 def test_a_save_that_fails_once_is_mended(store, said, monkeypatch):
     def room_again(seconds):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

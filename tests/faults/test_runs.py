@@ -170,20 +170,27 @@ def test_a_run_that_another_process_trains_is_refused(train, finished, capsys):
     assert (finished / "recipe.toml").read_bytes() == before
 
 
-def test_a_run_that_goes_on_after_its_end_has_no_result(train, finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lost", [shutil.rmtree, lambda folder: (folder / "files.json").unlink()])
+def test_a_run_that_goes_on_after_its_end_has_no_result(
+    train, finished, tmp_path, monkeypatch, lost
+):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
-    shutil.rmtree(run_dir / "checkpoints" / "12")
+    lost(run_dir / "checkpoints" / "12")
     monkeypatch.setattr(_session, "run_training", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(run_dir, "--resume")
     assert not (run_dir / "result.json").exists()
 
 
-def test_a_finished_run_without_its_metrics_is_refused(train, finished, tmp_path, capsys):
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_finished_run_without_its_last_metrics_is_refused(
+    train, finished, tmp_path, capsys, kept
+):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
-    (run_dir / "metrics.jsonl").unlink()
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_text("".join(lines[:kept]))
     assert train(run_dir, "--resume") == 1
     error = capsys.readouterr().err
     assert f"{str(run_dir / 'metrics.jsonl')!r} has no record of the last step" in error
