@@ -9,6 +9,9 @@ import pytest
 from nfx import cli
 
 
+COMMAND = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())"]
+
+
 def run(code):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -69,11 +72,49 @@ def test_who_reads_no_further_gets_no_traceback(unbuffered):
     """As `nfx --help | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main(['--help']))"]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open(writing, "wb") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=environment)
+        done = subprocess.run(
+            [*COMMAND, "--help"], stdout=output, stderr=subprocess.PIPE, env=environment
+        )
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compile", "--help"], ["models", "--json"]])
+def test_commands_do_without_an_output(arguments):
+    """As under `>&-`."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments], stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_output_that_is_full_is_said():
+    with open("/dev/full", "wb") as output:
+        done = subprocess.run([*COMMAND, "--help"], stdout=output, stderr=subprocess.PIPE)
+    message = b"nfx: error: what is printed cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+@pytest.mark.parametrize("printing", ["print('a loss')", "rich.print('a loss')"])
+@pytest.mark.parametrize(("command", "trains"), [("train", True), ("models", False)])
+def test_a_training_that_nobody_reads_says_that_it_was_stopped(command, trains, printing):
+    """rich ends the process itself when a pipe breaks."""
+    code = f"""
+import rich
+from nfx import cli
+cli._run = lambda name, arguments: {printing}
+raise SystemExit(cli.main())
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", code, command], stdout=output, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert ("nobody reads" in done.stderr) == trains
+    assert done.stderr.count("\n") == trains, "and nothing else"
 
 
 def test_another_pipe_that_breaks_is_an_error(monkeypatch):
