@@ -1,8 +1,10 @@
 """What importing costs, each in an interpreter of its own."""
 
 import os
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,3 +128,28 @@ def test_another_pipe_that_breaks_is_an_error(monkeypatch):
         patch.setattr(sys, "stdout", output)
         with pytest.raises(BrokenPipeError, match="of a worker"):
             cli.main(["models"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [((), 130), (("by a library",), 130), ((signal.SIGTERM,), 143)]
+)
+def test_an_interruption_ends_with_its_signal(monkeypatch, words, code):
+    def interrupted(arguments):
+        raise KeyboardInterrupt(*words)
+
+    monkeypatch.setattr(cli, "_load", lambda module: SimpleNamespace(main=interrupted))
+    assert cli.main(["launch"]) == code
+
+
+def test_an_interrupt_that_is_ignored_stays_so_during_imports(monkeypatch):
+    """As of a command that a shell's script starts with `&`."""
+    found = []
+    monkeypatch.setattr(
+        cli.importlib, "import_module", lambda name: found.append(signal.getsignal(signal.SIGINT))
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cli._load("nfx.cli._models")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == [signal.SIG_IGN]

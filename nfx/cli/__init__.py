@@ -142,8 +142,8 @@ def _run(name: str, arguments: list[str]) -> int:
         return command.main(arguments)
     except KeyboardInterrupt as interruption:
         print("\nnfx: interrupted; what was written is kept.", file=sys.stderr)
-        (number,) = interruption.args or (signal.SIGINT,)
-        return 128 + number
+        told = [word for word in interruption.args if isinstance(word, signal.Signals)]
+        return 128 + (told or [signal.SIGINT])[0]  # a library may have words of its own
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "nfx" or "NFX_TRACEBACK" in os.environ:
             raise
@@ -157,7 +157,8 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def _load(module: str) -> ModuleType:
     """Imports a command. Ctrl-C ends the process meanwhile: an exception could crash a library."""
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as a shell's `&` has it
+    if ignored or threading.current_thread() is not threading.main_thread():
         return importlib.import_module(module)
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
