@@ -1,12 +1,17 @@
 """What importing costs, each in an interpreter of its own."""
 
 import os
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from nfx import cli
+
+
+COMMAND = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())"]
 
 
 def run(code):
@@ -69,11 +74,49 @@ def test_who_reads_no_further_gets_no_traceback(unbuffered):
     """As `nfx --help | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main(['--help']))"]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open(writing, "wb") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=environment)
+        done = subprocess.run(
+            [*COMMAND, "--help"], stdout=output, stderr=subprocess.PIPE, env=environment
+        )
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compile", "--help"], ["models", "--json"]])
+def test_commands_do_without_an_output(arguments):
+    """As under `>&-`."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments], stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_output_that_is_full_is_said():
+    with open("/dev/full", "wb") as output:
+        done = subprocess.run([*COMMAND, "--help"], stdout=output, stderr=subprocess.PIPE)
+    message = b"nfx: error: what is printed cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+@pytest.mark.parametrize("printing", ["print('a loss')", "rich.print('a loss')"])
+@pytest.mark.parametrize(("command", "trains"), [("train", True), ("models", False)])
+def test_a_training_that_nobody_reads_says_that_it_was_stopped(command, trains, printing):
+    """rich ends the process itself when a pipe breaks."""
+    code = f"""
+import rich
+from nfx import cli
+cli._run = lambda name, arguments: {printing}
+raise SystemExit(cli.main())
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", code, command], stdout=output, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert ("nobody reads" in done.stderr) == trains
+    assert done.stderr.count("\n") == trains, "and nothing else"
 
 
 def test_another_pipe_that_breaks_is_an_error(monkeypatch):
@@ -85,3 +128,28 @@ def test_another_pipe_that_breaks_is_an_error(monkeypatch):
         patch.setattr(sys, "stdout", output)
         with pytest.raises(BrokenPipeError, match="of a worker"):
             cli.main(["models"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [((), 130), (("by a library",), 130), ((signal.SIGTERM,), 143)]
+)
+def test_an_interruption_ends_with_its_signal(monkeypatch, words, code):
+    def interrupted(arguments):
+        raise KeyboardInterrupt(*words)
+
+    monkeypatch.setattr(cli, "_load", lambda module: SimpleNamespace(main=interrupted))
+    assert cli.main(["launch"]) == code
+
+
+def test_an_interrupt_that_is_ignored_stays_so_during_imports(monkeypatch):
+    """As of a command that a shell's script starts with `&`."""
+    found = []
+    monkeypatch.setattr(
+        cli.importlib, "import_module", lambda name: found.append(signal.getsignal(signal.SIGINT))
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cli._load("nfx.cli._models")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == [signal.SIG_IGN]

@@ -303,6 +303,19 @@ def test_who_stops_the_supervisor_stops_the_processes(tmp_path, number):
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def test_a_hang_up_that_is_ignored_stops_nothing(tmp_path):
+    """As `nohup nfx launch`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which processes inherit
+    try:
+        supervisor = supervise(tmp_path, "import time; time.sleep(1)")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "processes" in supervisor.stdout.readline()
+    supervisor.send_signal(signal.SIGHUP)
+    output, _ = supervisor.communicate(timeout=10)
+    assert (supervisor.returncode, output) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("code", "restarts", "ending"),
     [

@@ -1,10 +1,10 @@
 """The `nfx` command: a table of subcommands, each loaded only when it is called."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import io
 import os
-import select
 import signal
 import sys
 import threading
@@ -62,29 +62,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code.
 
     Errors that are the user's to mend are printed as a paragraph, without a traceback, unless
-    the environment variable `NFX_TRACEBACK` is set. Nothing is said if nobody reads any more.
+    the environment variable `NFX_TRACEBACK` is set. If nobody reads any more what is printed, only
+    a training says so.
     """
+    _replace_closed_outputs()
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(argv)
+        code = _dispatch(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        if _is_read():
+    except OSError as error:
+        if _can_print():
             raise
-        # Python flushes once more on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _end_unheard(arguments, error)
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # so rich ends a process
+            raise
+        return _end_unheard(arguments, end.__context__)
     return code
 
 
-def _is_read() -> bool:
-    """Whether somebody reads what is written: otherwise it was another pipe that broke."""
-    output = select.poll()
-    output.register(sys.stdout, 0)  # an error is told whatever is asked for
-    return not output.poll(0)
+def _replace_closed_outputs() -> None:
+    """Without an output, as `>&-` starts a process, libraries fail that ask what it is."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
 
 
-def _dispatch(argv: Sequence[str] | None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def _can_print() -> bool:
+    """Whether standard output takes what is written: otherwise an error is of something else."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _end_unheard(arguments: list[str], error: OSError) -> int:
+    """Says that nothing can be printed, if that matters, and returns the exit code."""
+    # Python flushes once more on exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    trains = arguments[:1] in (["train"], ["launch"]) and not {"-h", "--help"} & {*arguments}
+    if not isinstance(error, BrokenPipeError):
+        reason = error.strerror or error
+        message = f"nfx: error: what is printed cannot be written ({reason})"
+    elif trains:
+        message = (
+            "nfx: nobody reads what is printed any more, so it was stopped; "
+            "a run goes on with --resume"
+        )
+    else:
+        return 1
+    with contextlib.suppress(OSError):  # this may have broken too
+        print(message, file=sys.stderr)
+    return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be in no encoding at all
         sys.stdout.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -109,8 +142,8 @@ def _run(name: str, arguments: list[str]) -> int:
         return command.main(arguments)
     except KeyboardInterrupt as interruption:
         print("\nnfx: interrupted; what was written is kept.", file=sys.stderr)
-        (number,) = interruption.args or (signal.SIGINT,)
-        return 128 + number
+        told = [word for word in interruption.args if isinstance(word, signal.Signals)]
+        return 128 + (told or [signal.SIGINT])[0]  # a library may have words of its own
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "nfx" or "NFX_TRACEBACK" in os.environ:
             raise
@@ -124,7 +157,8 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def _load(module: str) -> ModuleType:
     """Imports a command. Ctrl-C ends the process meanwhile: an exception could crash a library."""
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as a shell's `&` has it
+    if ignored or threading.current_thread() is not threading.main_thread():
         return importlib.import_module(module)
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

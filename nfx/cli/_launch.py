@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
             "--run-dir."
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)  # all that ends us ends the processes
+        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, _interrupt)  # all that ends us ends the processes
     for attempt in range(options.max_restarts + 1):
         if attempt:
             print(f"nfx launch: restart {attempt} of {options.max_restarts}", flush=True)
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _interrupt(number: int, frame: object) -> None:
     """As Ctrl-C, with the signal's number to end with."""
-    raise KeyboardInterrupt(number)
+    raise KeyboardInterrupt(signal.Signals(number))
 
 
 def process_commands(
