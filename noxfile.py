@@ -81,8 +81,8 @@ def docs(session: nox.Session) -> None:
 
 # The paper's claims; `python -m benchmarks.paper.NAME --help` says what each is.
 _CLAIMS = (
-    "sizes", "signal_propagation", "batch_size", "threshold", "ablations", "batch_norm", "private",
-    "transfer",
+    "sizes", "signal_propagation", "batch_size", "small_batches", "threshold", "ablations",
+    "batch_norm", "private", "transfer",
 )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
-"""AGC and the size of the batch: figure 2(a) of the paper, on 28x28 pixels; and small batches.
+"""AGC and the size of the batch: figure 2(a) of the paper, on 28x28 pixels.
 
     python -m benchmarks.paper.batch_size            # an hour on two cores; what is done is kept
     python -m benchmarks.paper.batch_size --quick
 
 A batch-normalized network, and a normalizer-free one of its shape without and with adaptive
-gradient clipping. The learning rate grows in proportion to the batch, and everybody sees every
-image as often: three times, at batches of 64 to 4096; half of them once, at batches of 1 to 16.
+gradient clipping, at batches of 64 to 4096. The learning rate grows in proportion to the batch, and
+everybody sees every image three times.
 """
 
 from benchmarks.paper._claims import (
@@ -28,39 +28,28 @@ METHODS = {
 }
 
 
-# Passes over the images by size of the batch.
-LARGE = {64: 3, 256: 3, 1024: 3, 4096: 3}
-SMALL = {1: 0.5, 4: 0.5, 16: 0.5}
-
-
 def main():
     options = parse_options(__doc__)
-    ranges = {"quick": {64: 1}} if options.quick else {"large": LARGE, "small": SMALL}
+    sizes, epochs = ((64,), 1) if options.quick else ((64, 256, 1024, 4096), 3)
+    look("batch_size", "Accuracy by size of the batch", sizes, epochs, options)
+
+
+def look(name, title, sizes, epochs, options):
+    """Trains by all methods at some sizes of the batch, and writes the page."""
     settings = {
         (method, size): Setting(**how, batch_size=size, epochs=epochs)
-        for sizes in ranges.values()
-        for size, epochs in sizes.items()
+        for size in sizes
         for method, how in METHODS.items()
     }
-    outcomes = train_all("batch_size", settings, options)
+    outcomes = train_all(name, settings, options)
+    caption = f"Test accuracy in percent, mean and standard deviation, after {epochs} epochs."
+    rows = [[size, *(cell(outcomes[method, size]) for method in METHODS)] for size in sizes]
     write_page(
         options,
-        "batch_size",
-        "Accuracy by size of the batch",
-        tables={
-            f"Test accuracy in percent, mean and standard deviation: {name} batches.": (
-                ["batch", "epochs", *METHODS],
-                [
-                    [size, epochs, *(cell(outcomes[method, size]) for method in METHODS)]
-                    for size, epochs in sizes.items()
-                ],
-            )
-            for name, sizes in ranges.items()
-        },
-        figures={
-            name: paint((6.4, 4), lambda figure, sizes=sizes: _draw(figure, list(sizes), outcomes))
-            for name, sizes in ranges.items()
-        },
+        name,
+        title,
+        tables={caption: (["batch", *METHODS], rows)},
+        figures={"accuracy": paint((6.4, 4), lambda figure: _draw(figure, sizes, outcomes))},
         seconds=wall_seconds(outcomes),
     )
 

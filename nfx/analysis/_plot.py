@@ -52,11 +52,12 @@ def plot_signal(
             axes.plot(places[-len(values) :], values, label=name, marker="o", ms=3, lw=1.3)
         for name, values in (expected or {}).items() if field == "variance" else ():
             axes.plot(places, values, "x", label=name, color="#374151", ms=5)
-        axes.set(yscale="log", title=label, xlabel="stage.block")
+        axes.set(yscale="log", xlabel="stage.block")
+        axes.set_title(label, fontsize=9)
         shown = places[-len(signals[next(iter(signals))].residual_variance) :]
         ticks = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), 10)).astype(int))
         axes.set_xticks([shown[tick] for tick in ticks])
-        axes.tick_params(labelsize=7)
+        axes.tick_params(labelsize=7, which="both")
         axes.grid(color="#E5E7EB")
     figure.axes[1].legend(fontsize=7)
     figure.suptitle(title, fontsize=10)
