@@ -122,13 +122,14 @@ MESHES = [
 named = lambda shape: ",".join(f"{axis}={size}" for axis, size in shape.items())
 
 
-# The mesh with all axes, and fully sharded, are never left out; all together take minutes.
+# The mesh with all axes, and fully sharded, are never left out; all together take minutes, and the
+# other families on the other meshes are looked at on request.
 CASES = [
     pytest.param(shape, family, id=f"{family}-{named(shape)}", marks=marks)
     for shape in MESHES
     for family in _MODELS
     for quick in [shape == MESHES[-1] or (shape, family) == (MESHES[1], "NFNet")]
-    for marks in [[] if quick else [pytest.mark.slow]]
+    for marks in [[] if quick else [pytest.mark.slow if family == "NFNet" else pytest.mark.long]]
 ]
 
 
