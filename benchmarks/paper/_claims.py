@@ -159,7 +159,7 @@ def write_page(
         file = options.out / f"{name}-{word}.svg"
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nfx"}):
             figure.savefig(file, metadata={"Date": None})
-        parts.append(f"![{title}: {word}]({file.name})")
+        parts.append(f"**{word}**\n\n![{title}: {word}]({file.name})")
     for caption, (header, rows) in tables.items():
         parts.append(f"{caption}\n\n{markdown(header, rows)}")
     seeds = ", ".join(map(str, options.seeds))
