@@ -61,7 +61,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False, python=PYTHONS[:1])
 def long(session: nox.Session) -> None:
     """More cases of what the suite has some of."""
-    install(session, "tests")
+    install(session, "tests", "compilers")
     session.run("pytest", "-m", "long", *session.posargs)
 
 

@@ -162,9 +162,9 @@ def write_page(
         parts.append(f"**{word}**\n\n![{title}: {word}]({file.name})")
     for caption, (header, rows) in tables.items():
         parts.append(f"{caption}\n\n{markdown(header, rows)}")
-    seeds = ", ".join(map(str, options.seeds))
+    seeds = f"seeds {', '.join(map(str, options.seeds))}; " if options.seeds else ""
     parts.append(
-        f"`python -m benchmarks.paper.{name}`: seeds {seeds}; {seconds / 60:.0f} minutes of wall "
+        f"`python -m benchmarks.paper.{name}`: {seeds}{seconds / 60:.0f} minutes of wall "
         f"time; {machine(*packages)}."
     )
     page = options.out / f"{name}.md"

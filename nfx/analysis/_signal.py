@@ -95,18 +95,16 @@ def _squared_gain(block: NFBlock) -> Float[Array, ""]:
 def block_places(model: NFNet | BatchNormNet) -> list[str]:
     """Names the places of `SignalPropagation.variance`: "stem", and "2.1" as in stage.block."""
     blocks = [
-        f"{stage}.{block}"
-        for stage, blocks in enumerate(model.stages, 1)
-        for block in range(1, len(blocks.blocks) + 1)
+        f"{number}.{block}"
+        for number, stage in enumerate(model.stages, 1)
+        for block in range(1, stage.depth + 1)
     ]
     return ["stem", *blocks]
 
 
 def tap_signal(model: NFNet) -> Callable[..., tuple[Features, Signal]]:
     """Returns `image -> (features, signal)`, in one pass."""
-    suffix = "/stochastic_depth"
-    residuals = [path for path in module_paths(model) if path.endswith(suffix)]
-    blocks = [path.removesuffix(suffix) for path in residuals]
+    blocks, residuals = _block_paths(model, "/stochastic_depth")
     tapped = taps(model, [*blocks, *residuals], call=lambda model, image: model.features(image))
 
     def run(image: Float[Array, "h w c"]) -> tuple[Features, Signal]:
@@ -115,6 +113,12 @@ def tap_signal(model: NFNet) -> Callable[..., tuple[Features, Signal]]:
         return features, Signal(features.stem, outputs, branches)
 
     return run
+
+
+def _block_paths(model: NFNet | BatchNormNet, end: str) -> tuple[list[str], list[str]]:
+    """The paths of the blocks, and of the module in each whose output is its branch."""
+    branches = [path for path in module_paths(model) if path.endswith(end)]
+    return [path.removesuffix(end) for path in branches], branches
 
 
 def signal_statistics(signal: Signal) -> SignalPropagation:
@@ -135,12 +139,7 @@ def _batch_norm_signal(
     statistics: NetStatistics | None,
 ) -> Signal:
     """The same of a batch-normalized model, whose modules take batches."""
-    paths = [
-        f"stages/{stage}/blocks/{index}"
-        for stage, each in enumerate(model.stages)
-        for index in range(len(each.blocks))
-    ]
-    branches = [f"{path}/conv2" for path in paths]
+    paths, branches = _block_paths(model, "/conv2")
     state = initial_statistics(model) if statistics is None else statistics
     # By the statistics of the batch, or by the running averages.
     axis_names = () if statistics is None else None

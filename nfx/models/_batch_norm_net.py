@@ -33,6 +33,11 @@ class BatchNormStage(eqx.Module):
 
     blocks: tuple[BatchNormBlock, ...]
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
 
 class NetStatistics(NamedTuple):
     """Running averages of a network: its state."""

@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 
 from nfx._tree import parameter_count
 from nfx._units import LeafUnits
+from nfx.analysis import block_places
 from nfx.checkpoint import Which
 from nfx.data import Images, Splits
-from nfx.models import model_variant
 from nfx.optim import clipped_leaves
 from nfx.recipes._evaluation import check_classes, parts_without_images
 from nfx.recipes._findings import find_out, Findings, load_checkpoint
@@ -31,7 +31,7 @@ class RunReport:
         records: Its metrics, as far as they go.
         leaves: What is clipped.
         parameters: How many parameters there are.
-        blocks: How many blocks each stage has.
+        places: Where the signal is measured: see `nfx.analysis.block_places`.
         findings: What its checkpoint does, or why that is not known.
         troubles: What went wrong.
     """
@@ -42,7 +42,7 @@ class RunReport:
     records: Sequence[Mapping[str, Any]]
     leaves: Sequence[LeafUnits]
     parameters: int
-    blocks: Sequence[int]
+    places: Sequence[str]
     findings: Findings | str
     troubles: Troubles
 
@@ -107,7 +107,7 @@ def gather_report(
         read_metrics(directory.path),
         clipped_leaves(jax.eval_shape(parts.optimizer.init, model)),
         parameter_count(model),
-        model_variant(recipe.model).depths,
+        block_places(model),
         findings,
         dataclasses.replace(troubles, damaged=[*troubles.damaged, *checkpoint.damaged]),
     )

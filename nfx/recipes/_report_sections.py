@@ -127,11 +127,6 @@ def propagation(found: RunReport, findings: Findings) -> Html:
     """Draws how mean and variance go through the depth of the network, before and after."""
     if findings.after is None:
         return tag("p", f"Not drawn: {found.recipe.model} normalizes its signal in every layer.")
-    blocks = [
-        f"{stage}.{block}"
-        for stage, depth in enumerate(found.blocks, 1)
-        for block in range(1, depth + 1)
-    ]
     measured = {
         "at initialisation": findings.before,
         f"step {findings.step:,}, averaged": findings.after,
@@ -139,7 +134,7 @@ def propagation(found: RunReport, findings: Findings) -> Html:
     charts = [
         depth_chart(
             name,
-            blocks if name == "residual_variance" else ["stem", *blocks],
+            found.places[1:] if name == "residual_variance" else found.places,
             {label: getattr(signal, name) for label, signal in measured.items() if signal},
             ylabel=ylabel,
         )
