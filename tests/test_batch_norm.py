@@ -136,16 +136,19 @@ def batch_of_eight():
     return Batch(rng.integers(0, 256, (8, 14, 14, 1), np.uint8), np.arange(8, dtype=np.int32))
 
 
-def test_frozen_statistics_stay_and_are_what_a_step_normalizes_by(key):
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_frozen_statistics_stay_and_are_what_a_step_normalizes_by(key, microbatches):
     build = lambda: nfx.create_model("se_resnext_micro", key=key, **SMALL)
     preprocessing = Preprocessing((0.5,), (0.25,), Augmentation(flip=False), label_smoothing=0.0)
     optimizer = train_only(optax.sgd(0.1), ("head/weight", "head/bias"))
-    mesh = make_mesh({"data": 8})
+    mesh = make_mesh({"data": 4}, jax.devices()[:4])
     state, batch = create_state(build, optimizer, mesh), place_batch(batch_of_eight(), mesh)
     before = jax.device_get(state)
     evaluate = make_evaluation_step(preprocessing, mesh)
     expected = evaluate(state.model, state.statistics, batch).loss / 8
-    step = make_train_step(optimizer, preprocessing, mesh, frozen_statistics=True)
+    step = make_train_step(
+        optimizer, preprocessing, mesh, microbatches=microbatches, frozen_statistics=True
+    )
     state, metrics = step(state, batch, key)
     jax.tree.map(np.testing.assert_array_equal, state.statistics, before.statistics)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)

@@ -18,8 +18,9 @@ from nfx.cli import main
 from nfx.data import load_sample, no_images, Splits
 from nfx.graph import adapt_input_channels
 from nfx.recipes import build_parts, get_recipe, Recipe, RunOptions, train
+from nfx.recipes._build import check_mesh
 from nfx.recipes._start import absolute_start, check_start, start_from
-from nfx.sharding import make_mesh
+from nfx.sharding import make_mesh, read_mesh
 from nfx.train import abstract_state, create_state, RunDirectory
 from nfx.weights import to_timm, write_weights
 
@@ -203,6 +204,14 @@ def test_a_frozen_backbone_stays_as_it_is():
     changed = {name for name in model if not np.array_equal(model[name], trained[name])}
     assert changed == {"head/weight", "head/bias"}
     assert parts.frozen_statistics
+
+
+def test_a_frozen_batch_normalized_backbone_takes_microbatches():
+    recipe = dataclasses.replace(SMALL, model="se_resnext_micro", clipping=None, microbatches=2)
+    mesh = read_mesh("data=all")
+    with pytest.raises(ValueError, match="must be 1 for a batch-normalized model"):
+        check_mesh(recipe, mesh)
+    check_mesh(dataclasses.replace(recipe, freeze="backbone"), mesh)
 
 
 def test_the_recipe_of_fine_tuning_starts_from_weights_of_its_model():

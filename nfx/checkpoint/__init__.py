@@ -2,10 +2,10 @@
 
 from nfx.checkpoint._digest import leaf_digests as leaf_digests, tree_digest as tree_digest
 from nfx.checkpoint._errors import CheckpointError as CheckpointError, VANISHED as VANISHED
-from nfx.checkpoint._fallback import first_whole as first_whole, restore_newest as restore_newest
-from nfx.checkpoint._files import find_damage as find_damage
-from nfx.checkpoint._store import (
-    CheckpointStore as CheckpointStore,
+from nfx.checkpoint._fallback import (
     damaged_folder as damaged_folder,
-    Which as Which,
+    first_whole as first_whole,
+    restore_newest as restore_newest,
 )
+from nfx.checkpoint._files import find_damage as find_damage
+from nfx.checkpoint._store import CheckpointStore as CheckpointStore, Which as Which

@@ -1,6 +1,11 @@
 """Going back to an earlier checkpoint where the latest is damaged."""
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
 
 from nfx.checkpoint._errors import CheckpointError, DamagedError
 from nfx.checkpoint._store import CheckpointStore, State
@@ -36,7 +41,7 @@ def restore_newest(
             f"loaded:\n{reasons}\nPut back a copy of one, or start anew in another directory."
         )
     if damaged and found is not None:
-        aside, (step, _) = store.put_aside(damaged), found
+        aside, (step, _) = _put_aside(store, damaged), found
         for error in damaged.values():
             store.warn(f"{error.found} It is moved into {str(aside)!r}; going on from step {step}.")
     return found
@@ -65,3 +70,32 @@ def first_whole(
         except DamagedError as error:
             damaged[step] = error
     return None, damaged
+
+
+def damaged_folder(directory: Path) -> Path:
+    """Returns where the damaged checkpoints of a directory are put aside: beside it."""
+    return directory.with_name(directory.name + ".damaged")
+
+
+def _put_aside(store: CheckpointStore, steps: Collection[int]) -> Path:
+    """Moves checkpoints into the folder of damaged ones; of all processes one does."""
+    aside = damaged_folder(store.directory)
+    if jax.process_index() == 0:
+        _move(store.directory, aside, steps)
+    ocp.multihost.sync_global_processes("nfx: checkpoints are put aside")
+    store.reload()
+    return aside
+
+
+def _move(directory: Path, aside: Path, steps: Collection[int]) -> None:
+    try:
+        aside.mkdir(exist_ok=True)
+        for step in steps:
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            (directory / str(step)).rename(aside / str(step))
+    except OSError as error:
+        raise CheckpointError(
+            f"Damaged checkpoints of {str(directory)!r} cannot be moved into {str(aside)!r} "
+            f"({error.strerror or error}). Move the folders of these steps elsewhere, and try "
+            f"again: {', '.join(map(str, steps))}."
+        ) from error

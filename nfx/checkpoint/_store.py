@@ -2,9 +2,8 @@
 
 import contextlib
 import json
-import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -70,16 +69,23 @@ class CheckpointStore:
             warn: Is told of what went wrong and was mended.
 
         Raises:
-            CheckpointError: If it cannot be opened, or a checkpoint in it cannot be read.
+            CheckpointError: If it cannot be opened, or, unless one only looks, the score of a
+                checkpoint in it cannot be read.
             FileNotFoundError: If one only looks, and what was there a moment ago is not any more;
                 or NotADirectoryError.
         """
         self.directory = Path(directory).absolute()
         self._keep, self._read_only, self.warn = keep, read_only, warn
         self._scores: dict[int, float] = {}
+        self._unreadable: CheckpointError | None = None
         self._manager = self._open()
         with opening(self.directory, read_only=read_only):
-            self._scores.update(self._saved_scores())
+            try:
+                self._scores.update(self._saved_scores())
+            except CheckpointError as error:
+                if not read_only:  # what is saved next might take the place of the best
+                    raise
+                self._unreadable = error
 
     def _open(self) -> ocp.CheckpointManager:
         with opening(self.directory, read_only=self._read_only):
@@ -136,28 +142,26 @@ class CheckpointStore:
         return sorted(self._manager.all_steps())
 
     def scores(self) -> dict[int, float]:
-        """Returns the scores of the steps that were saved with one."""
+        """Returns the scores of the steps that were saved with one.
+
+        Raises:
+            CheckpointError: If that of one cannot be read.
+        """
+        if self._unreadable:
+            raise self._unreadable
         return {step: self._scores[step] for step in self.steps() if step in self._scores}
 
     def best(self) -> int | None:
-        """Returns the step with the highest score, the later of equal ones; None without any."""
-        return best_step(self._scores, self.steps())
-
-    def put_aside(self, steps: Collection[int]) -> Path:
-        """Moves checkpoints beside the directory, into `NAME.damaged`; of all processes one does.
-
-        Returns:
-            The folder that they are moved into.
+        """Returns the step with the highest score, the later of equal ones; None without any.
 
         Raises:
-            CheckpointError: If they cannot be moved.
+            CheckpointError: If the score of one cannot be read.
         """
-        aside = damaged_folder(self.directory)
-        if jax.process_index() == 0:
-            _move(self.directory, aside, steps)
-        ocp.multihost.sync_global_processes("nfx: checkpoints are put aside")
+        return best_step(self.scores(), self.steps())
+
+    def reload(self) -> None:
+        """Looks at the directory again, from which something has been moved."""
         self._manager.reload()
-        return aside
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint."""
@@ -315,11 +319,17 @@ class CheckpointStore:
             which: A step; "best" for that with the highest score; None for the latest.
 
         Raises:
-            CheckpointError: If there is none.
+            CheckpointError: If there is none, or the score of one cannot be read.
         """
         steps = self.steps()
-        step = {None: max(steps, default=None), "best": self.best()}.get(which, which)
-        if isinstance(step, int) and step in steps:
+        match which:
+            case None:
+                step = max(steps, default=None)
+            case "best":
+                step = self.best()
+            case _:
+                step = which
+        if step is not None and step in steps:
             return step
         wanted = {None: "No checkpoint", "best": "No checkpoint that was evaluated"}
         found = f"steps {', '.join(map(str, steps))}" if steps else "no finished checkpoint"
@@ -327,11 +337,6 @@ class CheckpointStore:
             f"{wanted.get(which, f'No checkpoint of step {which}')} in {str(self.directory)!r}: it "
             f"has {found}. Check the directory, or train first."
         )
-
-
-def damaged_folder(directory: Path) -> Path:
-    """Returns where the damaged checkpoints of a directory are put aside."""
-    return directory.with_name(directory.name + ".damaged")
 
 
 def _latest(directory: Path) -> str:
@@ -346,18 +351,3 @@ def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def _others(steps: list[int], step: int) -> str:
     return ", ".join(str(other) for other in steps if other < step) or "there is none"
-
-
-def _move(directory: Path, aside: Path, steps: Collection[int]) -> None:
-    """Moves the folders of checkpoints."""
-    try:
-        aside.mkdir(exist_ok=True)
-        for step in steps:
-            shutil.rmtree(aside / str(step), ignore_errors=True)
-            (directory / str(step)).rename(aside / str(step))
-    except OSError as error:
-        raise CheckpointError(
-            f"Damaged checkpoints of {str(directory)!r} cannot be moved into {str(aside)!r} "
-            f"({error.strerror or error}). Move the folders of these steps elsewhere, and try "
-            f"again: {', '.join(map(str, steps))}."
-        ) from error

@@ -162,7 +162,8 @@ def check_mesh(recipe: Recipe, mesh: AnyMesh) -> None:
         recipe.microbatches,
         images,
         mixes=recipe.augmentation.mixes,
-        batch_normalized=model_card(recipe.model).lineage == "batch norm",
+        batch_normalized=model_card(recipe.model).lineage == "batch norm"
+        and recipe.freeze == "none",
     )
 
 

@@ -39,7 +39,8 @@ def check_microbatches(
         microbatches: How many parts.
         images: What a device has of each batch.
         mixes: Whether neighbours are mixed with each other.
-        batch_normalized: Whether the model normalizes by the statistics of batches.
+        batch_normalized: Whether the step normalizes by the statistics of batches: a
+            batch-normalized model whose running averages are frozen does not.
     """
     if microbatches > 1 and batch_normalized:
         raise ValueError(
@@ -84,7 +85,7 @@ def make_differentiate(
             microbatches,
             count,
             mixes=preprocessing.augmentation.mixes,
-            batch_normalized=statistics is not None,
+            batch_normalized=statistics is not None and not frozen_statistics,
         )
 
         def share(model: PyTree, examples: _Examples) -> tuple[Float[Array, ""], PyTree]:

@@ -175,6 +175,11 @@ def test_a_file_that_cannot_be_read_is_no_damage(whole, tmp_path, monkeypatch, n
         if name != "_METADATA":  # which is not read for the scores
             with pytest.raises(CheckpointError, match=message):
                 CheckpointStore(copy)
+            with CheckpointStore(copy, read_only=True) as looked_at:
+                with pytest.raises(CheckpointError, match=message):
+                    looked_at.find("best")
+                assert looked_at.find(None) == 2
+                assert tree_digest(looked_at.restore(state(), step=1)) == tree_digest(state(1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
     with CheckpointStore(copy) as store:
         assert restore_newest(store, state())[0] == 2
