@@ -242,13 +242,27 @@ def test_what_cannot_be_rewritten_is_refused(rewrite, message):
         rewrite(row_model("nfnet_nano"))
 
 
-@pytest.mark.parametrize("rewrite", [fold_weight_standardization, stack_blocks, unstack_blocks])
+@pytest.mark.parametrize("rewrite", [fold_weight_standardization, stack_blocks])
 def test_batch_normalized_networks_are_refused(rewrite):
     refused = (ValueError, TypeCheckError)  # by the function, or before it by its annotations
     with pytest.raises(refused):
         rewrite(create_abstract("se_resnext_micro"))
     with pytest.raises(refused):
         stack_blocks(row_model("nfnet_nano"), remat="some")
+
+
+def test_a_model_without_stacks_is_unstacked_already():
+    model = create_abstract("se_resnext_micro")
+    assert unstack_blocks(model) is model
+
+
+def test_a_folded_model_is_stacked_as_it_was():
+    plain = create_abstract("nfnet_micro", depths=(1, 3, 6, 1))
+    model = jax.eval_shape(lambda model: stack_blocks(model, unroll=4), plain)
+    folded = jax.eval_shape(fold_weight_standardization, model)
+    stacks = lambda model: [each for stage in model.stages for each in stage.blocks[1:]]
+    unrolls = lambda model: [(stack.depth, stack.unroll) for stack in stacks(model)]
+    assert unrolls(folded) == unrolls(model) == [(2, 2), (5, 4)]
 
 
 def test_the_model_of_a_law_hides_nothing():

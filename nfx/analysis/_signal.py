@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nfx.graph import module_paths, taps
+from nfx.graph import module_paths, taps, unstack_blocks
 from nfx.models import (
     BatchNormBlock,
     BatchNormNet,
@@ -17,6 +17,7 @@ from nfx.models import (
     NFBlock,
     NFNet,
 )
+from nfx.nn import WSConv2d
 
 
 class Signal(NamedTuple):
@@ -55,10 +56,10 @@ def signal_propagation(
     """Measures a model on a batch, without dropout and stochastic depth.
 
     Args:
-        model: A model of `create_model`; stacks have to be unstacked.
-        images: Normalised images.
-        statistics: Of a batch-normalized model, its running averages, to normalise by them; by
-            default it normalises by the batch, as in training.
+        model: A model of `create_model`.
+        images: Normalized images.
+        statistics: Of a batch-normalized model, its running averages, to normalize by them; by
+            default it normalizes by the batch, as in training.
 
     References:
         Brock, De & Smith (2021), arXiv:2101.08692, section 3: signal propagation plots.
@@ -76,9 +77,17 @@ def expected_signal(model: NFNet) -> Float[Array, " blocks_and_stem"]:
     which starts again from one. No padding with zeros is counted and no pooling of shortcuts,
     which take variance out of what varies from pixel to pixel.
 
+    Raises:
+        ValueError: If the model is folded: alpha and the gains are in its kernels.
+
     References:
         Brock, De & Smith (2021), arXiv:2101.08692, section 3.
     """
+    if not isinstance(model.stem[0], WSConv2d):
+        raise ValueError(
+            "The model is folded: alpha and the gains are in its kernels. Give the model that it "
+            "was made from."
+        )
     variances = [jnp.ones(())]
     for block in (block for stage in model.stages for block in stage.unstacked):
         shortcut = variances[-1] if block.conv_shortcut is None else 1.0
@@ -88,7 +97,7 @@ def expected_signal(model: NFNet) -> Float[Array, " blocks_and_stem"]:
 
 def _squared_gain(block: NFBlock) -> Float[Array, ""]:
     """What the gains at the end of a branch multiply its variance by."""
-    last = jnp.mean(jnp.square(getattr(block.conv2, "gain", 1.0)))
+    last = jnp.mean(jnp.square(block.conv2.gain))
     return last if block.skip_gain is None else last * jnp.square(block.skip_gain)
 
 
@@ -104,6 +113,7 @@ def block_places(model: NFNet | BatchNormNet) -> list[str]:
 
 def tap_signal(model: NFNet) -> Callable[..., tuple[Features, Signal]]:
     """Returns `image -> (features, signal)`, in one pass."""
+    model = unstack_blocks(model)  # of a loop's inside nothing can be read
     blocks, residuals = _block_paths(model, "/stochastic_depth")
     tapped = taps(model, [*blocks, *residuals], call=lambda model, image: model.features(image))
 

@@ -50,39 +50,32 @@ def channel_rules(model: PyTree, axis_name: str, size: int) -> Rules:
     It is a table for `nfx.sharding.partition_specs`. The leaves of blocks that are not split, and
     all others, are whole.
     """
-    rows = [
-        Rule(f"{path}/{leaf}", (spec,))
-        for path, block in _blocks(split_channels(model, axis_name, size))
-        if is_split(block)
-        for leaf, spec in _split_leaves(axis_name)
-        if attention_is_split(block) or not leaf.startswith("attention")
-    ]
-    return (*rows, Rule(".*", (P(),)))
-
-
-def _split_leaves(axis_name: str) -> tuple[tuple[str, P], ...]:
-    """The leaves of a block that are split, by pattern, with their specs' last entries."""
-    by_output, by_input = P(axis_name), P(axis_name, None)
+    blocks = list(_blocks(split_channels(model, axis_name, size)))
+    by_output, by_input = (P(axis_name),), (P(axis_name, None),)
+    rows = (
+        ("conv0/(?:weight|gain|bias)", by_output, is_split),
+        ("conv1b?/(?:weight|gain|bias)", by_output, is_split),
+        ("conv2/weight", by_input, is_split),
+        ("inner_attention/fc0/weight", by_input, is_split),
+        ("inner_attention/fc1/(?:weight|bias)", by_output, is_split),
+        ("attention/fc0/(?:weight|bias)", by_output, attention_is_split),
+        ("attention/fc1/weight", by_input, attention_is_split),
+    )
+    # One rule for all blocks: Python keeps 512 compiled patterns, and deep networks have more.
     return (
-        ("conv0/(?:weight|gain|bias)", by_output),
-        ("conv1b?/(?:weight|gain|bias)", by_output),
-        ("conv2/weight", by_input),
-        ("inner_attention/fc0/weight", by_input),
-        ("inner_attention/fc1/(?:weight|bias)", by_output),
-        ("attention/fc0/(?:weight|bias)", by_output),
-        ("attention/fc1/weight", by_input),
+        *(
+            Rule(f"(?:{'|'.join(split)})/{leaf}", specs)
+            for leaf, specs, splits in rows
+            if (split := [path for path, block in blocks if splits(block)])
+        ),
+        Rule(".*", (P(),)),
     )
 
 
 def whole_blocks(model: PyTree, size: int) -> dict[str, str]:
     """Returns the blocks that are not split over an axis of a size, by path, and why."""
-    return {
-        path: f"its groups ({block.conv1.groups}) do not divide over {size}"
-        if block.conv1.groups % size
-        else "its convolutions or its attention cannot be split"
-        for path, block in _blocks(model)
-        if size > 1 and not _divides(block, size)
-    }
+    found = {path: _obstacle(block, size) for path, block in _blocks(model) if size > 1}
+    return {path: obstacle for path, obstacle in found.items() if obstacle}
 
 
 def is_split(block: NFBlock) -> bool:
@@ -116,7 +109,7 @@ def _split_stage(stage: Stage, axis_name: str, size: int) -> Stage:
 
 
 def _split_block(block: NFBlock, axis_name: str, size: int) -> NFBlock:
-    if not _divides(block, size):
+    if _obstacle(block, size):
         return block
     own_groups = lambda conv: conv and replace_fields(conv, groups=conv.groups // size)
     inner, attention = block.inner_attention, block.attention
@@ -136,9 +129,12 @@ def _split_block(block: NFBlock, axis_name: str, size: int) -> NFBlock:
     )
 
 
-def _divides(block: NFBlock, size: int) -> bool:
-    return (
-        isinstance(block.conv2, WSConv2d)
-        and block.conv1.groups % size == 0
-        and (block.inner_attention is None or isinstance(block.inner_attention, SqueezeExcite))
-    )
+def _obstacle(block: NFBlock, size: int) -> str:
+    """Why the channels of a block cannot be split over an axis of a size; "" if they can."""
+    if not isinstance(block.conv2, WSConv2d):
+        return "it is folded"
+    if block.conv1.groups % size:
+        return f"its groups ({block.conv1.groups}) do not divide over {size}"
+    if not isinstance(block.inner_attention, SqueezeExcite | None):
+        return "its attention mixes neighbouring channels"
+    return ""

@@ -1,8 +1,8 @@
 """Blocks of a stage that are alike, run by a loop."""
 
 import functools as ft
-from collections.abc import Callable
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import jax
@@ -47,34 +47,58 @@ def stack_blocks(model: NFNet, *, remat: Remat = "none", unroll: int = 1) -> NFN
     return _map_stages(stacked, model)
 
 
-def unstack_blocks(model: NFNet) -> NFNet:
+def unstack_blocks(model: PyTree) -> PyTree:
     """Returns `model` with all its blocks on their own: undoes `stack_blocks`, to the bit.
 
-    Raises:
-        ValueError: If the model has no `NFBlock`s.
+    A model without stacks is returned as it is. Leaves may be abstract.
     """
-    check_normalizer_free(model)
-    return _map_stages(lambda stage: stage.unstacked, model)
+    if not _is_stacked(model):
+        return model
+    return _of_arrays_or_shapes(ft.partial(_map_stages, lambda stage: stage.unstacked), model)
 
 
-def stack_like(model: Any, like: Any) -> Any:
-    """Stacks the blocks of `model` if those of `like` are stacked, and as they are."""
-    for stage in like.stages:
-        for blocks in stage.blocks:
-            if isinstance(blocks, Stack):
-                abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(model))
-                stack = ft.partial(stack_blocks, remat=blocks.remat, unroll=blocks.unroll)
-                return jax.eval_shape(stack, model) if abstract else stack(model)
-    return model
+def stack_like(model: PyTree, like: PyTree) -> PyTree:
+    """Stacks the blocks of `model`, which are on their own, exactly as those of `like` are."""
+    if not _is_stacked(like):
+        return model
+
+    def stacked(model: NFNet) -> NFNet:
+        others = iter(like.stages)
+        return _map_stages(lambda stage: _stacked_like(stage.blocks, next(others).blocks), model)
+
+    return _of_arrays_or_shapes(stacked, model)
 
 
 def check_normalizer_free(model: PyTree) -> None:
     """Raises a `ValueError` if `model` is not a normalizer-free network."""
     if not isinstance(model, NFNet):
         raise ValueError(
-            f"This rewrite is of a normalizer-free network (nfx.models.NFNet), not of a "
+            "Only a normalizer-free network (nfx.models.NFNet) can be rewritten so, and this is a "
             f"{type(model).__name__}."
         )
+
+
+def _is_stacked(model: PyTree) -> bool:
+    return isinstance(model, NFNet) and any(
+        isinstance(blocks, Stack) for stage in model.stages for blocks in stage.blocks
+    )
+
+
+def _of_arrays_or_shapes(rewrite: Callable[[NFNet], NFNet], model: NFNet) -> NFNet:
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model))
+    return jax.eval_shape(rewrite, model) if abstract else rewrite(model)
+
+
+def _stacked_like(
+    blocks: Sequence[NFBlock], like: Sequence[NFBlock | Stack]
+) -> tuple[NFBlock | Stack, ...]:
+    left = iter(blocks)
+    return tuple(
+        Stack(list(islice(left, other.depth)), remat=other.remat, unroll=other.unroll)
+        if isinstance(other, Stack)
+        else next(left)
+        for other in like
+    )
 
 
 def _map_stages(blocks: Callable[[Stage], tuple[NFBlock | Stack, ...]], model: NFNet) -> NFNet:

@@ -198,9 +198,8 @@ def run_classifier(
         crop=1.0 if whole else transform.crop,
         view="timm" if whole else transform.rule,
     )
-    network = unstack_blocks(model) if recipe.stack else model
     names = tuple(directory.config["class_names"])
-    return Classifier(recipe.model, network, statistics, images, names)
+    return Classifier(recipe.model, unstack_blocks(model), statistics, images, names)
 
 
 def _classifier(

@@ -13,7 +13,6 @@ from nfx.analysis import signal_propagation, SignalPropagation
 from nfx.augment import normalize
 from nfx.checkpoint import first_whole, Which
 from nfx.data import BadImage, Images
-from nfx.graph import unstack_blocks
 from nfx.models import model_card
 from nfx.recipes._build import abstract_batch, Parts
 from nfx.recipes._feed import Feed
@@ -165,8 +164,7 @@ def _signals(
     propagate = jax.jit(signal_propagation)
 
     def measure(model: PyTree) -> SignalPropagation:
-        whole = unstack_blocks(model) if recipe.stack else model
-        placed = jax.device_put(whole, jax.devices()[0])
+        placed = jax.device_put(model, jax.devices()[0])
         return jax.device_get(propagate(placed, normalized))
 
     # The weights that a run starts from need not be there any more.

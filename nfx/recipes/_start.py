@@ -104,7 +104,7 @@ def _as_built(model: PyTree, head: PyTree, recipe: Recipe, parts: Parts) -> PyTr
     That has rates of dropout of its own, and its blocks may be stacked.
     """
     like = jax.eval_shape(parts.build_model)
-    plain = jax.eval_shape(unstack_blocks, like) if recipe.stack else like
+    plain = unstack_blocks(like)
     leaves = {**leaves_by_path(model), **leaves_by_path({"head": head})}
     filled = jax.tree.unflatten(
         jax.tree.structure(plain), [leaves[path] for path in leaves_by_path(plain)]

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from nfx._tree import leaves_by_path, path_matches
 from nfx.graph import stack_like, unstack_blocks
 from nfx.models import NFNet
-from nfx.nn import Conv2d, Stack
+from nfx.nn import Conv2d
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -126,10 +126,7 @@ def _as_named(model: Any) -> Any:
             "The model's weight standardization is folded into its kernels, and cannot be taken "
             "out again: export, or fill, the model that it was made from."
         )
-    if not any(isinstance(blocks, Stack) for stage in model.stages for blocks in stage.blocks):
-        return model
-    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model))
-    return jax.eval_shape(unstack_blocks, model) if abstract else unstack_blocks(model)
+    return unstack_blocks(model)
 
 
 def export(model: PyTree, names_of: NamesOf) -> dict[str, np.ndarray]:
