@@ -31,11 +31,12 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
     configured = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if path is None and not root and configured:
         return Path(configured)
-    path = Path(path or _default_directory(root)).expanduser().absolute()
+    path = Path(path or _default_directory(root))
     try:
+        path = path.expanduser().absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are executed
         tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # without a home directory "~" is nowhere
         warnings.warn(
             f"Cannot keep compiled programs in {str(path)!r} ({error}), so every run compiles "
             "again. Set NFX_CACHE_DIR to a directory that can be written into.",

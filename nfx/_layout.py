@@ -49,7 +49,7 @@ def parse_layout(text: str) -> Layout:
     Raises:
         ValueError: If it does not read so.
     """
-    left, arrow, right = text.partition("->") if isinstance(text, str) else ("", "", "")
+    left, arrow, right = text.partition("->")
     names, units = left.split(), right.split()
     stacks = names[:1] == ["..."]
     names = names[stacks:]
@@ -59,4 +59,4 @@ def parse_layout(text: str) -> Layout:
             "names of those that index outputs, as 'h w i o -> o', 'o i -> o' or 'c ->'."
         )
     indices = tuple(names.index(name) for name in units)
-    return Layout(text.removeprefix("... "), len(names), indices, stacks)
+    return Layout(text, len(names), indices, stacks)

@@ -11,3 +11,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {' or '.join(map(repr, near))}?"
     return f"There are: {', '.join(known)}."
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raises a `ValueError` if the value of an argument is none of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}.")

@@ -26,6 +26,11 @@ def leaves_by_path(tree: PyTree) -> dict[str, Any]:
     return {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def as_patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns one pattern, or several, as a tuple: a string is no sequence of patterns."""
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
 def path_matches(path: str, patterns: str | Sequence[str]) -> bool:
     """Whether a pattern matches `path`, or a suffix of it that starts at a component.
 
@@ -36,8 +41,7 @@ def path_matches(path: str, patterns: str | Sequence[str]) -> bool:
         path: A leaf path.
         patterns: A regular expression, or several of which one must match.
     """
-    patterns = (patterns,) if isinstance(patterns, str) else patterns
-    return any(re.search(rf"(?:^|/)(?:{pattern})$", path) for pattern in patterns)
+    return any(re.search(rf"(?:^|/)(?:{pattern})$", path) for pattern in as_patterns(patterns))
 
 
 def check_patterns(patterns: Sequence[str], paths: Sequence[str], what: str) -> None:
@@ -46,11 +50,15 @@ def check_patterns(patterns: Sequence[str], paths: Sequence[str], what: str) -> 
     Args:
         patterns: See `path_matches`.
         paths: What they are to match.
-        what: What the paths are of, and which there are: the end of the message.
+        what: What the paths are of, as "leaves".
     """
     for pattern in patterns:
         if not any(path_matches(path, pattern) for path in paths):
-            raise ValueError(f"{pattern!r} matches none of the {len(paths)} {what}.")
+            examples = [*paths[:3], *paths[3:][-3:]]
+            raise ValueError(
+                f"{pattern!r} matches none of the {len(paths)} {what}, such as "
+                f"{', '.join(map(repr, examples))}."
+            )
 
 
 def mask_by_path(tree: PyTree, patterns: str | Sequence[str]) -> PyTree[bool]:
@@ -64,7 +72,16 @@ def parameter_count(tree: PyTree) -> int:
 
 
 def replace_fields(module: Any, **fields: Any) -> Any:
-    """Copies a module with other values in some fields, whatever its constructor takes."""
+    """Copies a module with other values in some fields, whatever its constructor takes.
+
+    Raises:
+        TypeError: If it has no such field.
+    """
+    if unknown := fields.keys() - vars(module).keys():
+        raise TypeError(
+            f"A {type(module).__name__} has no field {', '.join(map(repr, sorted(unknown)))}; its "
+            f"fields are {', '.join(vars(module))}."
+        )
     copy = object.__new__(type(module))
     for name, value in {**vars(module), **fields}.items():
         object.__setattr__(copy, name, value)

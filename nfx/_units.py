@@ -79,10 +79,12 @@ def unit_axes(tree: PyTree, overrides: Mapping[str, Units | str] | None = None) 
 def tensor_axes(tree: PyTree) -> PyTree[Units]:
     """Returns, for each leaf, the axes that make every tensor one unit: `()`.
 
-    Only of a stack of modules every module's tensor is one: `(0,)`. See `unit_axes`.
+    In a stack of modules each module's tensor is one unit: `(0,)`. See `unit_axes`.
     """
     found = [
-        tuple(range(leaf.ndim - layout.rank)) if isinstance(layout, Layout) else ()
+        tuple(range(leaf.ndim - layout.rank))
+        if isinstance(layout, Layout) and hasattr(leaf, "shape")
+        else ()
         for _, leaf, layout in _declared_leaves(tree, {})
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), found)
@@ -140,22 +142,31 @@ def _declared_leaves(
         path = leaf_path(key_path)
         pattern = next((pattern for pattern in overrides if path_matches(path, pattern)), None)
         if pattern is None:
-            declared = _declared_by_owner(tree, key_path)
-            yield path, leaf, None if declared is None else parse_layout(declared)
+            yield path, leaf, _declared_by_owner(tree, key_path)
         else:
             units = overrides[pattern]
             yield path, leaf, parse_layout(units) if isinstance(units, str) else units
 
 
-def _declared_by_owner(tree: PyTree, key_path: tuple[Any, ...]) -> str | None:
+def _declared_by_owner(tree: PyTree, key_path: tuple[Any, ...]) -> Layout | None:
     node = tree
     for key in key_path:
         if isinstance(key, jax.tree_util.GetAttrKey):
             declaration = _declaration(node)
             if key.name in declaration:
-                return f"... {declaration[key.name]}"
+                return _read_declaration(type(node), key.name, declaration[key.name])
         node = _child(node, key)
+        if node is None:  # inside of a class that does not name its children
+            return None
     return None
+
+
+def _read_declaration(owner: type, field: str, text: object) -> Layout:
+    """The layout of a field; a module may be in a stack, and so have axes before it."""
+    try:
+        return parse_layout(str(text))._replace(stacks=True)
+    except ValueError as error:
+        raise ValueError(f"{error} It is `unit_axes` of {field!r} in {owner.__name__}.") from None
 
 
 def _child(node: Any, key: Any) -> Any:

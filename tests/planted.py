@@ -203,7 +203,7 @@ def one_mask_a_batch(images, keys):
 
 def batch_normalized(images):
     norm = nn.BatchNorm(3)
-    return norm(images, norm.initial_statistics(), axis_names=())[0]
+    return norm(images, norm.initial_statistics(), batch_axes=())[0]
 
 
 def growing(**overrides):

@@ -105,7 +105,7 @@ def test_the_layer_agrees_with_equinox(key):
     theirs = eqx.tree_at(lambda t: t.weight, theirs, layer.gain)
     run = jax.vmap(theirs, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
     expected, _ = run(jnp.moveaxis(x, -1, 1), state)
-    actual, statistics = layer(x, layer.initial_statistics(), axis_names=())
+    actual, statistics = layer(x, layer.initial_statistics(), batch_axes=())
     np.testing.assert_allclose(jnp.moveaxis(actual, -1, 1), expected, atol=1e-5)
     np.testing.assert_allclose(statistics.mean, 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(statistics.variance, 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5)
@@ -184,7 +184,9 @@ def test_what_a_batch_normalized_network_needs(key):
         jax.eval_shape(lambda m, x: apply_batch(m, None, x), model, images)
     one = jax.ShapeDtypeStruct((14, 14, 1), jnp.float32)
     statistics = jax.eval_shape(initial_statistics, model)
-    with pytest.raises(ValueError, match=r"images of shape \(n, height, width, 1\); got"):
+    with pytest.raises(
+        ValueError, match=r"images of shape \(n, height, width, 1\); got shape \(14, 14, 1\)"
+    ):
         jax.eval_shape(lambda m, s, x: m(x, s), model, statistics, one)
 
 

@@ -179,7 +179,7 @@ def refused(capsys, *arguments):
         (["nfnet_f9"], "Unknown model 'nfnet_f9'. Did you mean 'nfnet_f"),
         (["--recipe", "sampel"], "Unknown recipe 'sampel'. Did you mean 'sample'?"),
         (["nfnet_nano", "--mesh", "data=3"], "needs 3 devices"),
-        (["nfnet_nano", "--batch", "12"], "batch of 12 examples does not divide over 8 devices"),
+        (["nfnet_nano", "--batch", "12"], "batch of 12 images does not divide into 8 parts"),
         (["nfnet_nano", "--batch", "0"], "batch=0 must be at least 1"),
         (["nfnet_nano", "--remat", "full"], "needs a stack"),
         (["nfnet_nano", "--unroll", "2"], "needs a stack"),

@@ -98,7 +98,9 @@ def test_a_tapped_model_is_left_alone(model, image):
 
 
 def test_what_cannot_be_tapped_is_named(model):
-    with pytest.raises(ValueError, match=r"'blocks/conv9' matches none of the \d+ points .* 'stem"):
+    with pytest.raises(
+        ValueError, match=r"'blocks/conv9' matches none of the \d+ modules .* 'stem"
+    ):
         taps(model, ["stem/0", "blocks/conv9"])
     assert "stages/1/blocks/1/attention/fc0" in module_paths(model)
     only_stem = taps(model, ["stem/0", "head"], call=lambda model, image: model.stem[0](image))

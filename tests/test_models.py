@@ -93,8 +93,11 @@ def test_every_field_of_the_table_is_an_override():
         (
             "nfnet_f0",
             {"group_width": 0},
-            "group_width=0, channel_multiple=1, final_expansion=2.0",
+            "group_width=0, channel_multiple=1, expansion=0.5",
         ),
+        ("nf_resnet50", {"expansion": -1.0}, "expansion=-1.0, first_expansion=None"),
+        ("resnet50", {"squeeze_excite_ratio": 0.0}, "squeeze_excite_ratio=0.0 must be positive"),
+        ("resnet50", {"padding": "same"}, "padding='same' must be one of 'SAME', 'symmetric'"),
         ("nfnet_f0", {"drop_rate": 1.5}, "drop_rate=1.5 and stochastic_depth_rate=0.25 must be in"),
         ("nfnet_f0", {"num_classes": 0}, "num_classes=0 and in_channels=3 must be positive"),
     ],
@@ -111,7 +114,7 @@ def test_creation_refuses(name, overrides, message):
         ((32, 32), jnp.float32, r"got shape (32, 32)."),
         ((32, 32, 1), jnp.float32, r"create_model(..., in_channels=1)"),
         ((3, 32, 32), jnp.float32, r"Channels come last"),
-        ((32, 32, 3), jnp.uint8, r"got dtype uint8. Convert and normalise first"),
+        ((32, 32, 3), jnp.uint8, r"got dtype uint8. Convert and normalize first"),
     ],
 )
 def test_models_refuse_what_is_not_one_image(shape, dtype, message):

@@ -168,7 +168,7 @@ def test_ledger_of_f0():
 
 
 def test_drop_rates_rise_with_depth_and_never_reach_the_full_rate():
-    rates = nn.block_drop_rates((1, 2, 1), 0.4)
+    rates = nn.block_stochastic_depth_rates((1, 2, 1), 0.4)
     assert rates == ((0.0,), (0.1, 0.2), (pytest.approx(0.3),))
 
 

@@ -397,7 +397,7 @@ def test_numbers_between_devices_are_floating_point():
 
 def test_a_batch_that_does_not_divide_is_not_planned():
     state = abstract_state(lambda: build("NF-ResNet"), OPTIMIZER)
-    with pytest.raises(ValueError, match="batch of 12 examples does not divide over 8"):
+    with pytest.raises(ValueError, match="batch of 12 images does not divide into 8"):
         plan_step(state, abstract_mesh({"data": 8}), IMAGE, 12)
 
 

@@ -204,7 +204,7 @@ def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
         (["--recipe", "folder"], "This recipe needs images: --data DIR"),
         (["--mesh", "data=3"], "needs 3 devices"),
         (["--mesh", "data"], "Cannot read the mesh 'data'"),
-        (["--batch-size", "30"], "batch of 30 examples does not divide over 8 devices"),
+        (["--batch-size", "30"], "batch of 30 images does not divide into 8 parts"),
         (["--steps", "0", "--clipping", "0"], "steps=0 must be at least 1; clipping=0.0 must be"),
         (["--dropout", "1"], "dropout=1.0 must be in [0, 1)"),
         (["--seed", "-1"], "seed=-1 must be in"),

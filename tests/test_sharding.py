@@ -128,9 +128,14 @@ def test_text_that_is_no_mesh_is_refused(text):
         parse_mesh_shape(text, 8)
 
 
+def test_all_leaves_no_device_out():
+    with pytest.raises(ValueError, match=r"no whole number of the 8 devices for 'all'"):
+        parse_mesh_shape("data=all,fsdp=3", 8)
+
+
 def test_a_batch_must_divide_over_the_devices():
     check_batch_divides(mesh_of(4), 8)
-    with pytest.raises(ValueError, match="batch of 6 examples does not divide over 4 devices"):
+    with pytest.raises(ValueError, match="batch of 6 images does not divide into 4 parts"):
         check_batch_divides(mesh_of(4), 6)
 
 

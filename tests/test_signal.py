@@ -11,8 +11,10 @@ import pytest
 import nfx
 from nfx.analysis import block_places, expected_signal, plot_signal, signal_propagation
 from nfx.cli import main
+from nfx.graph import fold_weight_standardization
 from nfx.models import model_variant
 from nfx.nn import block_betas
+from tests.reference import create_abstract
 
 
 def propagate(name, size, **fields):
@@ -34,6 +36,12 @@ def test_the_ledger_is_what_betas_are_made_of(key):
     betas = np.concatenate(block_betas(variant.depths, variant.alpha))
     # Each block's beta is of the variance that the block before it left.
     np.testing.assert_allclose(expected[:-1] ** -0.5, betas, rtol=1e-6)
+
+
+def test_a_folded_network_has_no_ledger():
+    folded = jax.eval_shape(fold_weight_standardization, create_abstract("nfnet_nano"))
+    with pytest.raises(ValueError, match="The model is folded: alpha and the gains are in"):
+        jax.eval_shape(expected_signal, folded)
 
 
 @pytest.mark.parametrize("fields", [{}, {"skip_gain": None}], ids=["skip gain", "kernel gain"])

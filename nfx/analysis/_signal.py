@@ -83,11 +83,6 @@ def expected_signal(model: NFNet) -> Float[Array, " blocks_and_stem"]:
     References:
         Brock, De & Smith (2021), arXiv:2101.08692, section 3.
     """
-    if not isinstance(model.stem[0], WSConv2d):
-        raise ValueError(
-            "The model is folded: alpha and the gains are in its kernels. Give the model that it "
-            "was made from."
-        )
     variances = [jnp.ones(())]
     for block in (block for stage in model.stages for block in stage.unstacked):
         shortcut = variances[-1] if block.conv_shortcut is None else 1.0
@@ -97,6 +92,11 @@ def expected_signal(model: NFNet) -> Float[Array, " blocks_and_stem"]:
 
 def _squared_gain(block: NFBlock) -> Float[Array, ""]:
     """What the gains at the end of a branch multiply its variance by."""
+    if not isinstance(block.conv2, WSConv2d):
+        raise ValueError(
+            "The model is folded: alpha and the gains are in its kernels. Give the model that it "
+            "was made from."
+        )
     last = jnp.mean(jnp.square(block.conv2.gain))
     return last if block.skip_gain is None else last * jnp.square(block.skip_gain)
 
@@ -152,11 +152,11 @@ def _batch_norm_signal(
     paths, branches = _block_paths(model, "/conv2")
     state = initial_statistics(model) if statistics is None else statistics
     # By the statistics of the batch, or by the running averages.
-    axis_names = () if statistics is None else None
+    batch_axes = () if statistics is None else None
     tapped = taps(
         model, [*paths, *branches], call=lambda model, *args, **how: model.features(*args, **how)
     )
-    (features, _), points = tapped(images, state, axis_names=axis_names)
+    (features, _), points = tapped(images, state, batch_axes=batch_axes)
     blocks = [block for stage in model.stages for block in stage.blocks]
     residuals = [
         _attend(block, points[path][0]) for block, path in zip(blocks, branches, strict=True)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from nfx._tree import check_patterns, leaves_by_path, map_with_path, path_matches
+from nfx._tree import as_patterns, check_patterns, leaves_by_path, map_with_path, path_matches
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -30,8 +30,7 @@ def cast(model: Model, dtype: Any, patterns: str | Sequence[str] = ".*") -> Mode
     """
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype={jnp.dtype(dtype).name} must be floating-point.")
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    paths = list(leaves_by_path(model))
-    check_patterns(patterns, paths, f"parameters, such as {', '.join(map(repr, paths[:6]))}")
+    patterns = as_patterns(patterns)
+    check_patterns(patterns, list(leaves_by_path(model)), "leaves")
     change = lambda path, leaf: leaf.astype(dtype) if path_matches(path, patterns) else leaf
     return map_with_path(change, model)

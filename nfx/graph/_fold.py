@@ -19,9 +19,9 @@ def fold_weight_standardization(model: NFNet) -> NFNet:
     """Returns `model` with plain convolutions that compute what its standardized ones did.
 
     Into their kernels and biases go the standardization and its gain, the activations' gamma,
-    beta, alpha, the skip gain, and the factor of two on the gates of attention: a gate that is
-    to see the branch as it was has its first weights divided by what the branch is multiplied by.
-    All outputs and feature maps are the same to rounding, with a key too. There are
+    beta, alpha, the skip gain, and the factor of two on the gates of attention. An attention's
+    first weights are divided by the factor that its input is now multiplied by, so that its gates
+    stay the same. All outputs and feature maps are the same to rounding, with a key too. There are
     fewer parameters, and training them is another matter: nothing is standardized any more.
 
     It is a function of arrays like any other: under `jax.jit` it is one program.

@@ -34,16 +34,15 @@ def adapt_input_channels(model: Model, in_channels: int) -> Model:
     References:
         timm 1.0, `adapt_input_conv`.
     """
-    conv = _first_conv(model)
-    channels = conv.weight.shape[2]
     if in_channels < 1:
         raise ValueError(f"in_channels={in_channels} must be positive.")
-    if channels != 3:
+    if model.in_channels != 3:
         raise ValueError(
-            f"The model takes images of {channels} channels, and only models for the three of RGB "
-            "can be adapted: start from create_model(..., in_channels=3) or its weights."
+            f"The model takes images of {model.in_channels} channels, and only models for the "
+            "three of RGB can be adapted: start from create_model(..., in_channels=3) or its "
+            "weights."
         )
-    return eqx.tree_at(_first_conv, model, _adapt(conv, in_channels))
+    return eqx.tree_at(_first_conv, model, _adapt(_first_conv(model), in_channels))
 
 
 def _first_conv(model: PyTree) -> WSConv2d | Conv2d:

@@ -64,7 +64,7 @@ def stack_like(model: PyTree, like: PyTree) -> PyTree:
 
     def stacked(model: NFNet) -> NFNet:
         others = iter(like.stages)
-        return _map_stages(lambda stage: _stacked_like(stage.blocks, next(others).blocks), model)
+        return _map_stages(lambda stage: _stacked_like(stage.unstacked, next(others).blocks), model)
 
     return _of_arrays_or_shapes(stacked, model)
 

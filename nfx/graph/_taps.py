@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from nfx._tree import check_patterns, leaf_path, path_matches
+from nfx._tree import as_patterns, check_patterns, leaf_path, path_matches
 
 
 class _Record:
@@ -34,8 +34,8 @@ def taps(
     The function is as pure as the model and can be jitted, mapped and differentiated like it.
     A module that is called several times is seen at its last call. One that the model, or
     `call`, calls inside a transformation of JAX (`scan`, `vmap`, `jit`, `checkpoint`) cannot be
-    tapped, and JAX says so: of a batch-normalized network that is what has no normalisation.
-    Transform the tapped function instead.
+    tapped, and JAX says so; in a batch-normalized network these are the modules without
+    normalization. Transform the tapped function instead.
 
     Args:
         model: Any pytree of modules.
@@ -46,14 +46,10 @@ def taps(
         ValueError: If a pattern is that of no module that can be called; and from the function
             that is returned, if it ran without calling one of the modules.
     """
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    patterns = as_patterns(patterns)
     points = module_paths(model)
     tapped_points = [point for point in points if path_matches(point, patterns)]
-    examples = ", ".join(map(repr, points[:6]))
-    what = (
-        f"points of a {type(model).__name__}, such as {examples}: see nfx.graph.module_paths(model)"
-    )
-    check_patterns(patterns, points, what)
+    check_patterns(patterns, points, f"modules (nfx.graph.module_paths) of {type(model).__name__}")
 
     def tapped(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         record = _Record()

@@ -16,6 +16,7 @@ from nfx.models._nf_block import Convolution as Convolution, NFBlock as NFBlock
 from nfx.models._nfnet import NFNet as NFNet, Stage as Stage
 from nfx.models._registry import (
     create_model as create_model,
+    is_batch_normalized as is_batch_normalized,
     list_models as list_models,
     model_card as model_card,
     model_variant as model_variant,

@@ -38,4 +38,4 @@ def apply_batch(
         raise ValueError(
             "A batch-normalized model has a state: start with nfx.models.initial_statistics(model)."
         )
-    return model(images, statistics, axis_names=batch_axes, keys=keys)
+    return model(images, statistics, batch_axes=batch_axes, keys=keys)

@@ -22,7 +22,7 @@ from nfx.nn import (
 )
 
 
-AxisNames = tuple[str, ...] | None
+BatchAxes = tuple[str, ...] | None
 
 
 class ConvNorm(eqx.Module):
@@ -32,10 +32,10 @@ class ConvNorm(eqx.Module):
     norm: BatchNorm
 
     def __call__(
-        self, x: Float[Array, "n h w i"], statistics: BatchStatistics, axis_names: AxisNames
+        self, x: Float[Array, "n h w i"], statistics: BatchStatistics, batch_axes: BatchAxes
     ) -> tuple[Float[Array, "n h2 w2 o"], BatchStatistics]:
         """Computes the output and the next running averages: see `BatchNorm`."""
-        return self.norm(jax.vmap(self.conv)(x), statistics, axis_names=axis_names)
+        return self.norm(jax.vmap(self.conv)(x), statistics, batch_axes=batch_axes)
 
 
 class BlockStatistics(NamedTuple):
@@ -67,7 +67,7 @@ class BatchNormBlock(eqx.Module):
         *,
         groups: int,
         stride: int,
-        drop_rate: float,
+        stochastic_depth_rate: float,
         key: PRNGKeyArray,
     ):
         """Builds one block of `variant`; as it starts, it is its shortcut.
@@ -78,7 +78,7 @@ class BatchNormBlock(eqx.Module):
             out_channels: Channels of the output.
             groups: Groups of the 3x3 convolution.
             stride: Stride of that convolution and of the shortcut.
-            drop_rate: Probability of stochastic depth.
+            stochastic_depth_rate: Probability that the branch is dropped.
             key: Randomness for the kernels.
         """
         width = int(out_channels * variant.expansion)
@@ -94,7 +94,7 @@ class BatchNormBlock(eqx.Module):
         )
         ratio = variant.squeeze_excite_ratio
         self.attention = None if ratio is None else SqueezeExcite(out_channels, ratio, key=keys[4])
-        self.stochastic_depth = StochasticDepth(drop_rate, scale_by_keep=True)
+        self.stochastic_depth = StochasticDepth(stochastic_depth_rate, scale_by_keep=True)
         self.stride = stride
         self.activation = variant.activation
 
@@ -114,14 +114,14 @@ class BatchNormBlock(eqx.Module):
         x: Float[Array, "n h w i"],
         statistics: BlockStatistics,
         *,
-        axis_names: AxisNames = None,
+        batch_axes: BatchAxes = None,
         keys: Key[Array, " n"] | None = None,
     ) -> tuple[Float[Array, "n h2 w2 o"], BlockStatistics]:
         """Computes the output for a batch, and the next running averages."""
         activation = ACTIVATIONS[self.activation].function
-        branch, conv0 = self.conv0(x, statistics.conv0, axis_names)
-        branch, conv1 = self.conv1(activation(branch), statistics.conv1, axis_names)
-        branch, conv2 = self.conv2(activation(branch), statistics.conv2, axis_names)
+        branch, conv0 = self.conv0(x, statistics.conv0, batch_axes)
+        branch, conv1 = self.conv1(activation(branch), statistics.conv1, batch_axes)
+        branch, conv2 = self.conv2(activation(branch), statistics.conv2, batch_axes)
         if self.attention is not None:
             branch = jax.vmap(self.attention)(branch)[:, None, None] * branch
         branch = jax.vmap(lambda x, key: self.stochastic_depth(x, key=key))(branch, keys)
@@ -129,7 +129,7 @@ class BatchNormBlock(eqx.Module):
         if self.conv_shortcut is not None and conv_shortcut is not None:
             pools = self.stride > self.conv_shortcut.conv.stride
             pooled = jax.vmap(lambda image: average_pool(image, 2, 2))(x) if pools else x
-            x, conv_shortcut = self.conv_shortcut(pooled, conv_shortcut, axis_names)
+            x, conv_shortcut = self.conv_shortcut(pooled, conv_shortcut, batch_axes)
         return activation(x + branch), BlockStatistics(conv0, conv1, conv2, conv_shortcut)
 
 

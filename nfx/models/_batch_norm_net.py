@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
 
 from nfx.models._batch_norm_block import (
-    AxisNames,
+    BatchAxes,
     BatchNormBlock,
     BlockStatistics,
     build_conv,
     ConvNorm,
 )
 from nfx.models._batch_norm_variant import BatchNormVariant
-from nfx.models._features import check_image, describe_features, FeatureInfo, Features
+from nfx.models._features import check_images, describe_features, FeatureInfo, Features
 from nfx.nn import (
     ACTIVATIONS,
     BatchStatistics,
-    block_drop_rates,
+    block_stochastic_depth_rates,
     dropout,
     Linear,
     max_pool,
@@ -52,7 +52,7 @@ class BatchNormNet(eqx.Module):
     It takes and returns its running averages:
 
     >>> statistics = model.initial_statistics()
-    >>> logits, statistics = model(images, statistics, axis_names=())  # training
+    >>> logits, statistics = model(images, statistics, batch_axes=())  # training
     >>> logits, _ = model(images, statistics)  # inference
     """
 
@@ -95,6 +95,16 @@ class BatchNormNet(eqx.Module):
         self.drop_rate = variant.drop_rate
 
     @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.stem[0].conv.weight.shape[2]
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.head.bias.shape[0]
+
+    @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Channels and stride of the feature maps: the stem's, each stage's, the last."""
         stem_stride = math.prod(layer.conv.stride for layer in self.stem)
@@ -119,7 +129,7 @@ class BatchNormNet(eqx.Module):
         images: Shaped[Array, "..."],
         statistics: NetStatistics,
         *,
-        axis_names: AxisNames = None,
+        batch_axes: BatchAxes = None,
         keys: Key[Array, " n"] | None = None,
     ) -> tuple[Float[Array, "n classes"], NetStatistics]:
         """Computes the logits of images of shape `(n, height, width, channels)`.
@@ -127,7 +137,7 @@ class BatchNormNet(eqx.Module):
         Args:
             images: Normalised pixels, floating point, of any size.
             statistics: The running averages.
-            axis_names: In training, the axes of the mesh that the batch is split over, possibly
+            batch_axes: In training, the axes of the mesh that the batch is split over, possibly
                 none; None is inference: see `nfx.nn.BatchNorm`.
             keys: Randomness of stochastic depth and dropout, one key an image; without, neither
                 happens.
@@ -138,7 +148,7 @@ class BatchNormNet(eqx.Module):
         Raises:
             ValueError: If `images` are not floating-point images with the right channels.
         """
-        features, statistics = self.features(images, statistics, axis_names=axis_names, keys=keys)
+        features, statistics = self.features(images, statistics, batch_axes=batch_axes, keys=keys)
         return features.logits, statistics
 
     def features(
@@ -146,49 +156,45 @@ class BatchNormNet(eqx.Module):
         images: Shaped[Array, "..."],
         statistics: NetStatistics,
         *,
-        axis_names: AxisNames = None,
+        batch_axes: BatchAxes = None,
         keys: Key[Array, " n"] | None = None,
     ) -> tuple[Features, NetStatistics]:
         """As calling the model, with the feature maps on the way, of all the images.
 
         See `feature_info` for their channels and strides.
         """
-        _check_batch(images, self.stem[0].conv.weight.shape[2])
-        activation = ACTIVATIONS[self.activation].function
-        x, stem_statistics = images, []
-        for layer, old in zip(self.stem, statistics.stem, strict=True):
-            x, new = layer(x, old, axis_names)
-            x = activation(x)
-            stem_statistics.append(new)
-        if self.stem_pool:
-            x = jax.vmap(lambda image: max_pool(image, 3, 2, padding=self.padding))(x)
-        stem = x
-
+        check_images(images, self.in_channels, batched=True)
         count = len(statistics.blocks) + 1
-        split = [None] * count if keys is None else _split_each(keys, count)
-        block_statistics, maps = [], []
-        remaining = iter(zip(statistics.blocks, split[:-1], strict=True))
+        *block_keys, dropout_keys = [None] * count if keys is None else _split_each(keys, count)
+        stem, stem_statistics = self._stem(images, statistics.stem, batch_axes)
+        x, block_statistics, maps = stem, [], []
+        blocks = iter(zip(statistics.blocks, block_keys, strict=True))
         for stage in self.stages:
             for block in stage.blocks:
-                old, block_keys = next(remaining)
-                x, new = block(x, old, axis_names=axis_names, keys=block_keys)
+                old, its_keys = next(blocks)
+                x, new = block(x, old, batch_axes=batch_axes, keys=its_keys)
                 block_statistics.append(new)
             maps.append(x)
         pooled = jnp.mean(x, axis=(1, 2))
-        logits = jax.vmap(lambda x, key: self.head(dropout(x, self.drop_rate, key=key)))(
-            pooled, split[-1]
-        )
+        classify = lambda x, key: self.head(dropout(x, self.drop_rate, key=key))
+        logits = jax.vmap(classify)(pooled, dropout_keys)
         features = Features(stem, tuple(maps), x, pooled, logits)
-        return features, NetStatistics(tuple(stem_statistics), tuple(block_statistics))
+        return features, NetStatistics(stem_statistics, tuple(block_statistics))
 
-
-def _check_batch(images: Array, channels: int) -> None:
-    if images.ndim != 4:
-        raise ValueError(
-            f"A batch-normalized model takes images of shape (n, height, width, {channels}); got "
-            f"shape {images.shape}."
-        )
-    check_image(jax.ShapeDtypeStruct(images.shape[1:], images.dtype), channels)
+    def _stem(
+        self,
+        x: Float[Array, "n h w i"],
+        statistics: tuple[BatchStatistics, ...],
+        batch_axes: BatchAxes,
+    ) -> tuple[Float[Array, "n h2 w2 o"], tuple[BatchStatistics, ...]]:
+        new = []
+        for layer, old in zip(self.stem, statistics, strict=True):
+            x, its_statistics = layer(x, old, batch_axes)
+            x = ACTIVATIONS[self.activation].function(x)
+            new.append(its_statistics)
+        if self.stem_pool:
+            x = jax.vmap(lambda image: max_pool(image, 3, 2, padding=self.padding))(x)
+        return x, tuple(new)
 
 
 def _split_each(keys: Key[Array, " n"], count: int) -> list[Key[Array, " n"]]:
@@ -197,7 +203,7 @@ def _split_each(keys: Key[Array, " n"], count: int) -> list[Key[Array, " n"]]:
 
 
 def _build_stages(variant: BatchNormVariant, *, key: PRNGKeyArray) -> tuple[BatchNormStage, ...]:
-    drop_rates = block_drop_rates(variant.depths, variant.stochastic_depth_rate)
+    rates = block_stochastic_depth_rates(variant.depths, variant.stochastic_depth_rate)
     keys = iter(jax.random.split(key, sum(variant.depths)))
     stages, in_channels = [], variant.stem_widths[-1]
     for stage, out_channels in enumerate(variant.widths):
@@ -209,7 +215,7 @@ def _build_stages(variant: BatchNormVariant, *, key: PRNGKeyArray) -> tuple[Batc
                 out_channels,
                 groups=variant.groups[stage],
                 stride=variant.strides[stage] if index == 0 else 1,
-                drop_rate=drop_rates[stage][index],
+                stochastic_depth_rate=rates[stage][index],
                 key=next(keys),
             )
             blocks.append(block)

@@ -1,10 +1,9 @@
-"""The batch-normalized networks, one row each."""
+"""What distinguishes one batch-normalized network from another, as data."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from nfx.nn import ACTIVATIONS, Padding
+from nfx.models._checks import check_fields
+from nfx.nn import ELEMENTWISE, Padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,46 +58,28 @@ class BatchNormVariant:
         Raises:
             ValueError: Naming those that do not.
         """
-        if not len(self.depths) == len(self.widths) == len(self.strides) == len(self.groups):
-            raise ValueError(
-                f"depths={self.depths}, widths={self.widths}, strides={self.strides} and "
-                f"groups={self.groups} must have one entry a stage each."
-            )
-        numbers = (*self.depths, *self.widths, *self.groups, *self.stem_widths, self.stem_kernel)
-        if min(numbers) < 1 or not {*self.strides, *self.stem_strides} <= {1, 2}:
-            raise ValueError(
-                f"depths={self.depths}, widths={self.widths}, groups={self.groups}, "
-                f"stem_widths={self.stem_widths} and stem_kernel={self.stem_kernel} must be "
-                f"positive, strides={self.strides} and stem_strides={self.stem_strides} 1 or 2."
-            )
-        if not (0 <= self.drop_rate < 1 and 0 <= self.stochastic_depth_rate < 1):
-            raise ValueError(
-                f"drop_rate={self.drop_rate} and stochastic_depth_rate="
-                f"{self.stochastic_depth_rate} must be in [0, 1)."
-            )
-        if self.activation not in set(ACTIVATIONS) - {"glu"}:
-            raise ValueError(
-                f"activation={self.activation!r} must be one of "
-                f"{', '.join(sorted(set(ACTIVATIONS) - {'glu'}))}."
-            )
-        if len(self.stem_widths) != len(self.stem_strides) or not self.stem_widths:
-            raise ValueError(
-                f"stem_widths={self.stem_widths} and stem_strides={self.stem_strides} must have "
-                "one entry a convolution each, and there must be one."
-            )
+        check_fields(self, _rules(self))
 
 
-# The last is nfnet_micro's shape, with one 3x3 convolution a block.
-BATCH_NORM_NETS: Mapping[str, BatchNormVariant] = MappingProxyType({
-    "resnet50": BatchNormVariant(),
-    "se_resnext50_d": BatchNormVariant(
-        stem_widths=(32, 32, 64), stem_strides=(2, 1, 1), stem_kernel=3, expansion=0.5,
-        groups=(32, 32, 32, 32), squeeze_excite_ratio=1 / 16, pooled_shortcut=True,
-    ),
-    "se_resnext_micro": BatchNormVariant(
-        depths=(1, 2, 3, 1), widths=(32, 64, 96, 96), strides=(1, 2, 2, 1), stem_widths=(16, 16),
-        stem_strides=(1, 2), stem_kernel=3, stem_pool=False, expansion=0.5, groups=(1, 2, 3, 3),
-        squeeze_excite_ratio=0.5, pooled_shortcut=True, activation="gelu", train_size=28,
-        test_size=28,
-    ),
-})  # fmt: skip
+def _rules(v: BatchNormVariant) -> dict[str, bool]:
+    """What has to hold for the numbers of a variant, by what is said if it does not."""
+    numbers = (*v.depths, *v.widths, *v.groups, *v.stem_widths, v.stem_kernel, v.expansion)
+    return {
+        f"depths={v.depths}, widths={v.widths}, strides={v.strides} and groups={v.groups} must "
+        "have one entry a stage each, and there must be one":
+            0 < len(v.depths) == len(v.widths) == len(v.strides) == len(v.groups),
+        f"stem_widths={v.stem_widths} and stem_strides={v.stem_strides} must have one entry a "
+        "convolution each, and there must be one":
+            0 < len(v.stem_widths) == len(v.stem_strides),
+        f"depths={v.depths}, widths={v.widths}, groups={v.groups}, stem_widths={v.stem_widths}, "
+        f"stem_kernel={v.stem_kernel}, expansion={v.expansion} and "
+        f"squeeze_excite_ratio={v.squeeze_excite_ratio} must be positive":
+            min(numbers) > 0 and (v.squeeze_excite_ratio is None or v.squeeze_excite_ratio > 0),
+        f"strides={v.strides} and stem_strides={v.stem_strides} must be 1 or 2":
+            {*v.strides, *v.stem_strides} <= {1, 2},
+        f"drop_rate={v.drop_rate} and stochastic_depth_rate={v.stochastic_depth_rate} must be in "
+        "[0, 1)":
+            0 <= v.drop_rate < 1 and 0 <= v.stochastic_depth_rate < 1,
+        f"activation={v.activation!r} must be one of {', '.join(ELEMENTWISE)}":
+            v.activation in ELEMENTWISE,
+    }  # fmt: skip

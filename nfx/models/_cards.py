@@ -19,7 +19,7 @@ class ModelCard(NamedTuple):
         lineage: Whose model it is.
         mean: Mean of the pixels it was trained on, on a scale of 0 to 1.
         std: Their standard deviation.
-        crop: Share of the side of the resized test image that is looked at, its centre.
+        crop: Side of the central crop over the side of the resized test image.
         view: How a test image becomes the square that is looked at: a rule of `nfx.data.VIEWS`.
         top1: Published accuracy on ImageNet's validation images at the test size, in percent.
         source: Who says so.

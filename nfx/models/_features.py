@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Float
 
 
 class Features(NamedTuple):
@@ -58,28 +57,28 @@ def describe_features(
     return (*maps, FeatureInfo("final", final_channels, maps[-1].stride))
 
 
-def split_or_none(key: PRNGKeyArray | None, counts: Sequence[int]) -> list[Key[Array, " _"] | None]:
-    """Returns as many keys as are asked for in each place, or None where there is no key."""
-    if key is None:
-        return [None] * len(counts)
-    keys = jax.random.split(key, sum(counts))
-    return [keys[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
+def check_images(images: Array, channels: int, *, batched: bool) -> None:
+    """Raises a `ValueError` if `images` are not what a model takes.
 
-
-def check_image(image: jax.Array | jax.ShapeDtypeStruct, channels: int) -> None:
-    """Raises a `ValueError` if `image` is not one floating-point image with these channels."""
-    expected = f"one floating-point image of shape (height, width, {channels})"
-    if image.ndim != 3:
-        hint = " For a batch: jax.vmap(model)(images)." if image.ndim == 4 else ""
-        raise ValueError(f"The model takes {expected}; got shape {image.shape}.{hint}")
-    if image.shape[-1] != channels:
+    Args:
+        images: One image, or a batch.
+        channels: Their channels.
+        batched: Whether the model takes a batch.
+    """
+    shape = f"(n, height, width, {channels})" if batched else f"(height, width, {channels})"
+    kind = "floating-point images" if batched else "one floating-point image"
+    expected = f"The model takes {kind} of shape {shape}; got"
+    if images.ndim != (4 if batched else 3):
+        hint = " For a batch: jax.vmap(model)(images)." if images.ndim == 4 else ""
+        raise ValueError(f"{expected} shape {images.shape}.{hint}")
+    if (found := images.shape[-1]) != channels:
         raise ValueError(
-            f"The model takes {expected}; got shape {image.shape}. Channels come last; for "
-            f"{image.shape[-1]} of them: create_model(..., in_channels={image.shape[-1]}) or "
-            f"nfx.graph.adapt_input_channels(model, {image.shape[-1]})."
+            f"{expected} shape {images.shape}. Channels come last; for {found} of them: "
+            f"create_model(..., in_channels={found}) or "
+            f"nfx.graph.adapt_input_channels(model, {found})."
         )
-    if not jnp.issubdtype(image.dtype, jnp.floating):
+    if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"The model takes {expected}; got dtype {image.dtype}. Convert and normalise first: "
-            "nfx.augment.normalize(image, mean, std)."
+            f"{expected} dtype {images.dtype}. Convert and normalize first: "
+            "nfx.augment.normalize(images, mean, std)."
         )

@@ -62,7 +62,7 @@ class NFBlock(eqx.Module):
         *,
         stride: int = 1,
         beta: float = 1.0,
-        drop_rate: float = 0.0,
+        stochastic_depth_rate: float = 0.0,
         key: PRNGKeyArray,
     ):
         """Builds one block of `variant`; as it starts, it is its shortcut.
@@ -73,7 +73,7 @@ class NFBlock(eqx.Module):
             out_channels: Channels of the output.
             stride: Stride of the first 3x3 convolution and of the shortcut.
             beta: One over the expected standard deviation of the input.
-            drop_rate: Probability of stochastic depth.
+            stochastic_depth_rate: Probability that the branch is dropped.
             key: Randomness for the kernels.
 
         Raises:
@@ -81,36 +81,32 @@ class NFBlock(eqx.Module):
         """
         width, groups = variant.block_width(in_channels, out_channels)
         keys = iter(jax.random.split(key, 6))
-        gamma, kernel_gamma = variant.gammas
 
-        def conv(
-            inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
-        ) -> WSConv2d:
-            return WSConv2d(
-                inputs, outputs, size, stride=stride, groups=groups, padding=variant.padding,
-                standardization=variant.standardization, gamma=kernel_gamma, key=next(keys),
-            )  # fmt: skip
+        def conv(inputs: int, outputs: int, kernel_size: int, **how: int) -> WSConv2d:
+            return build_ws_conv(variant, inputs, outputs, kernel_size, key=next(keys), **how)
 
         self.conv0 = conv(in_channels, width, 1)
-        self.conv1 = conv(width, width, 3, stride, groups)
+        self.conv1 = conv(width, width, 3, stride=stride, groups=groups)
         self.conv1b = conv(width, width, 3, groups=groups) if variant.two_convs else None
         self.conv2 = conv(width, out_channels, 1)
         if variant.skip_gain is None:
             self.conv2 = eqx.tree_at(lambda c: c.gain, self.conv2, jnp.zeros(out_channels))
         projects = stride > 1 or in_channels != out_channels
         own_stride = stride if variant.strided_shortcut else 1
-        self.conv_shortcut = conv(in_channels, out_channels, 1, own_stride) if projects else None
+        self.conv_shortcut = (
+            conv(in_channels, out_channels, 1, stride=own_stride) if projects else None
+        )
         inner = variant.attention_after == "conv1"
         attention = _build_attention(variant, width if inner else out_channels, key=next(keys))
         self.inner_attention, self.attention = (attention, None) if inner else (None, attention)
-        scales = variant.stochastic_depth == "timm"
-        self.stochastic_depth = StochasticDepth(drop_rate, scale_by_keep=scales)
+        scales = variant.stochastic_depth_rule == "timm"
+        self.stochastic_depth = StochasticDepth(stochastic_depth_rate, scale_by_keep=scales)
         self.skip_gain = (
             None if variant.skip_gain is None else jnp.asarray(variant.skip_gain, jnp.float32)
         )
         self.stride = stride
         self.activation = variant.activation_function
-        self.gamma = gamma
+        self.gamma, _ = variant.gammas
         self.gate_scale = 2.0
         self.alpha = variant.alpha
         self.beta = beta
@@ -161,6 +157,24 @@ class NFBlock(eqx.Module):
         self, attention: Attention | None, x: Float[Array, "h w c"]
     ) -> Float[Array, "h w c"]:
         return x if attention is None else self.gate_scale * attention(x) * x
+
+
+def build_ws_conv(
+    variant: NFNetVariant,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    key: PRNGKeyArray,
+) -> WSConv2d:
+    """Builds a convolution by the conventions of a variant."""
+    _, gamma = variant.gammas
+    return WSConv2d(
+        in_channels, out_channels, kernel_size, stride=stride, groups=groups, gamma=gamma,
+        padding=variant.padding, standardization=variant.standardization, key=key,
+    )  # fmt: skip
 
 
 def _build_attention(

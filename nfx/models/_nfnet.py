@@ -1,6 +1,7 @@
 """Normalizer-free networks: stem, stages of blocks, classifier."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import equinox as eqx
@@ -8,20 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
 
-from nfx.models._features import (
-    check_image,
-    describe_features,
-    FeatureInfo,
-    Features,
-    split_or_none,
-)
-from nfx.models._nf_block import Convolution, NFBlock
+from nfx.models._features import check_images, describe_features, FeatureInfo, Features
+from nfx.models._nf_block import build_ws_conv, Convolution, NFBlock
 from nfx.models._variant import Family, NFNetVariant
 from nfx.nn import (
     Activation,
     ACTIVATIONS,
     block_betas,
-    block_drop_rates,
+    block_stochastic_depth_rates,
     dropout,
     Linear,
     max_pool,
@@ -104,14 +99,15 @@ class NFNet(eqx.Module):
             ValueError: If a block is narrower than one group.
         """
         stem_key, stages_key, final_key, head_key = jax.random.split(key, 4)
-        self.gamma, kernel_gamma = variant.gammas
+        self.gamma, _ = variant.gammas
         self.stem = _build_stem(variant, in_channels, key=stem_key)
         self.stages = _build_stages(variant, key=stages_key)
         features = variant.final_channels or variant.channels[-1]
-        self.final_conv = None if variant.final_channels is None else WSConv2d(
-            variant.channels[-1], features, 1, padding=variant.padding,
-            standardization=variant.standardization, gamma=kernel_gamma, key=final_key,
-        )  # fmt: skip
+        self.final_conv = (
+            None
+            if variant.final_channels is None
+            else build_ws_conv(variant, variant.channels[-1], features, 1, key=final_key)
+        )
         initializer = jax.nn.initializers.normal(variant.head_std)
         self.head = Linear(features, num_classes, initializer=initializer, key=head_key)
         self.family = variant.family
@@ -120,6 +116,16 @@ class NFNet(eqx.Module):
         self.activation = variant.activation_function
         self.stem_gamma = self.gamma
         self.drop_rate = variant.drop_rate
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.stem[0].weight.shape[2]
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.head.bias.shape[0]
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
@@ -153,9 +159,9 @@ class NFNet(eqx.Module):
 
         For other activations on the way, see `nfx.graph.taps`.
         """
-        check_image(image, self.stem[0].weight.shape[2])
+        check_images(image, self.in_channels, batched=False)
         depths = [stage.depth for stage in self.stages]
-        *keys, dropout_keys = split_or_none(key, [*depths, 1])
+        *keys, dropout_keys = _split_or_none(key, [*depths, 1])
         function = ACTIVATIONS[self.activation].function
 
         stem = self.stem[0](image)
@@ -175,29 +181,35 @@ class NFNet(eqx.Module):
         return Features(stem, tuple(maps), final, pooled, logits)
 
 
+def _split_or_none(
+    key: PRNGKeyArray | None, counts: Sequence[int]
+) -> list[Key[Array, " _"] | None]:
+    """As many keys as are asked for in each place, or None where there is no key."""
+    if key is None:
+        return [None] * len(counts)
+    keys = jax.random.split(key, sum(counts))
+    return [keys[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
+
+
 def _build_stem(
     variant: NFNetVariant, in_channels: int, *, key: PRNGKeyArray
 ) -> tuple[WSConv2d, ...]:
     channels = (in_channels, *variant.stem_channels)
     keys = jax.random.split(key, len(variant.stem_strides))
-    _, gamma = variant.gammas
     return tuple(
-        WSConv2d(
-            inputs, outputs, variant.stem_kernel, stride=stride, padding=variant.padding,
-            standardization=variant.standardization, gamma=gamma, key=k,
-        )
-        for inputs, outputs, stride, k in zip(
+        build_ws_conv(variant, inputs, outputs, variant.stem_kernel, stride=stride, key=key)
+        for inputs, outputs, stride, key in zip(
             channels[:-1], channels[1:], variant.stem_strides, keys, strict=True
         )
-    )  # fmt: skip
+    )
 
 
 def _build_stages(variant: NFNetVariant, *, key: PRNGKeyArray) -> tuple[Stage, ...]:
     betas = block_betas(variant.depths, variant.alpha)
-    drop_rates = block_drop_rates(
+    rates = block_stochastic_depth_rates(
         variant.depths,
         variant.stochastic_depth_rate,
-        reaches_rate=variant.stochastic_depth == "timm",
+        reaches_rate=variant.stochastic_depth_rule == "timm",
     )
     keys = iter(jax.random.split(key, sum(variant.depths)))
     stages, in_channels = [], variant.stem_channels[-1]
@@ -211,7 +223,7 @@ def _build_stages(variant: NFNetVariant, *, key: PRNGKeyArray) -> tuple[Stage, .
                 out_channels,
                 stride=variant.strides[stage] if index == 0 else 1,
                 beta=betas[stage][index],
-                drop_rate=drop_rates[stage][index],
+                stochastic_depth_rate=rates[stage][index],
                 key=next(keys),
             )
             blocks.append(block)

@@ -10,10 +10,10 @@ from jaxtyping import PRNGKeyArray
 
 from nfx._names import did_you_mean
 from nfx.models._batch_norm_net import BatchNormNet
-from nfx.models._batch_norm_variant import BATCH_NORM_NETS, BatchNormVariant
+from nfx.models._batch_norm_variant import BatchNormVariant
 from nfx.models._cards import ModelCard, official_card, timm_card
 from nfx.models._nfnet import NFNet
-from nfx.models._rows import OFFICIAL, SMALL, TIMM
+from nfx.models._rows import BATCH_NORM_NETS, OFFICIAL, SMALL, TIMM
 from nfx.models._variant import NFNetVariant
 
 
@@ -31,7 +31,7 @@ class ModelEntry(NamedTuple):
     card: ModelCard
 
 
-# A family adds its rows and, in `create_model`, nothing.
+# A new family adds its rows here; `create_model` does not change.
 MODELS: Mapping[str, ModelEntry] = MappingProxyType(
     {
         **{
@@ -73,6 +73,15 @@ def model_variant(name: str, **overrides: Any) -> Any:
                 f"{name!r} has no field {override!r}. {did_you_mean(override, fields)}"
             )
     return dataclasses.replace(variant, **overrides)
+
+
+def is_batch_normalized(name: str) -> bool:
+    """Whether a model normalizes by statistics of batches, and so has a state.
+
+    Raises:
+        ValueError: If there is no such model, naming the nearest ones.
+    """
+    return _entry(name).network is BatchNormNet
 
 
 def model_card(name: str) -> ModelCard:

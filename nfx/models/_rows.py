@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
+from nfx.models._batch_norm_variant import BatchNormVariant
 from nfx.models._variant import CONVENTIONS, NFNetVariant
 
 
@@ -153,3 +154,18 @@ OFFICIAL: Mapping[str, NFNetVariant] = MappingProxyType(
 SMALL: Mapping[str, NFNetVariant] = MappingProxyType(_SMALL)
 
 TIMM: Mapping[str, NFNetVariant] = MappingProxyType({**_TIMM_NFNET, **_TIMM_REGNET, **_TIMM_RESNET})
+
+# The last is nfnet_micro's shape, with one 3x3 convolution a block.
+BATCH_NORM_NETS: Mapping[str, BatchNormVariant] = MappingProxyType({
+    "resnet50": BatchNormVariant(),
+    "se_resnext50_d": BatchNormVariant(
+        stem_widths=(32, 32, 64), stem_strides=(2, 1, 1), stem_kernel=3, expansion=0.5,
+        groups=(32, 32, 32, 32), squeeze_excite_ratio=1 / 16, pooled_shortcut=True,
+    ),
+    "se_resnext_micro": BatchNormVariant(
+        depths=(1, 2, 3, 1), widths=(32, 64, 96, 96), strides=(1, 2, 2, 1), stem_widths=(16, 16),
+        stem_strides=(1, 2), stem_kernel=3, stem_pool=False, expansion=0.5, groups=(1, 2, 3, 3),
+        squeeze_excite_ratio=0.5, pooled_shortcut=True, activation="gelu", train_size=28,
+        test_size=28,
+    ),
+})  # fmt: skip

@@ -1,11 +1,12 @@
 """What distinguishes one normalizer-free network from another, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, get_args, get_origin, Literal
+from typing import Any, Literal
 
-from nfx.nn import ACTIVATIONS, Padding, round_channels, Standardization
+from nfx.models._checks import check_fields
+from nfx.nn import ACTIVATIONS, ELEMENTWISE, Padding, round_channels, Standardization
 
 
 Family = Literal["NFNet", "NF-ResNet", "NF-RegNet"]
@@ -23,7 +24,7 @@ CONVENTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
         "gelu":             "tanh",
         "gamma_in":         "activation",
         "skip_gain":        0.0,           # learned, one a block
-        "stochastic_depth": "official",    # i / N of the rate; survivors as they are
+        "stochastic_depth_rule": "official",  # i / N of the rate; survivors as they are
         "channel_multiple": 1,             # truncates
         "attention_init":   "official",    # truncated normal
     },
@@ -33,7 +34,7 @@ CONVENTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
         "gelu":             "erf",
         "gamma_in":         "activation",
         "skip_gain":        0.0,
-        "stochastic_depth": "timm",        # i / (N - 1) of the rate; survivors divided by keep
+        "stochastic_depth_rule": "timm",   # i / (N - 1) of the rate; survivors divided by keep
         "channel_multiple": 8,             # rounds to the nearest
         "attention_init":   "timm",        # normal
     },
@@ -43,7 +44,7 @@ CONVENTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
         "gelu":             "erf",
         "gamma_in":         "kernel",
         "skip_gain":        None,          # none; the last kernel's gain starts at zero
-        "stochastic_depth": "timm",
+        "stochastic_depth_rule": "timm",
         "channel_multiple": 8,
         "attention_init":   "timm",
     },
@@ -93,7 +94,7 @@ class NFNetVariant:
         channel_multiple: What channel counts are rounded to: see `nfx.nn.round_channels`.
         attention_init: Of squeeze-excite: a truncated normal as the official code has it, or
             a normal as timm.
-        stochastic_depth: Whose ramp of drop rates, and whose scaling of what is not dropped.
+        stochastic_depth_rule: Whose ramp of rates, and whose scaling of what is not dropped.
         stochastic_depth_rate: Drop probability that the ramp approaches or reaches.
         drop_rate: Dropout probability before the classifier.
         train_size: Side of training images, in pixels.
@@ -129,7 +130,7 @@ class NFNetVariant:
     strided_shortcut: bool = False
     channel_multiple: int = 1
     attention_init: Lineage = "official"
-    stochastic_depth: Lineage = "official"
+    stochastic_depth_rule: Lineage = "official"
     stochastic_depth_rate: float = 0.25
     drop_rate: float
     train_size: int
@@ -141,9 +142,7 @@ class NFNetVariant:
         Raises:
             ValueError: Listing what does not.
         """
-        problems = [*_bad_choices(self), *_bad_numbers(self)]
-        if problems:
-            raise ValueError(f"{'; '.join(problems)}.")
+        check_fields(self, _rules(self))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -197,31 +196,27 @@ class NFNetVariant:
         return round_channels(channels, self.channel_multiple, least_share=0.9)
 
 
-def _bad_choices(variant: NFNetVariant) -> list[str]:
-    return [
-        f"{field.name}={getattr(variant, field.name)!r} must be one of "
-        f"{', '.join(map(repr, get_args(field.type)))}"
-        for field in fields(variant)
-        if get_origin(field.type) is Literal
-        and getattr(variant, field.name) not in get_args(field.type)
-    ]
-
-
-def _bad_numbers(variant: NFNetVariant) -> list[str]:
-    v = variant
-    counts = (*v.depths, *v.widths, *v.stem_widths, v.stem_kernel, v.channel_multiple)
-    optional = (v.stem_width, v.group_width, v.final_expansion, v.squeeze_excite_ratio)
-    activations = sorted(set(ACTIVATIONS) - {"glu"})
-    rules = {
+def _rules(v: NFNetVariant) -> dict[str, bool]:
+    """What has to hold for the numbers of a variant, by what is said if it does not."""
+    counts = (*v.depths, *v.widths, *v.stem_widths, v.stem_kernel, v.channel_multiple, v.expansion)
+    optional = (
+        v.stem_width,
+        v.group_width,
+        v.first_expansion,
+        v.final_expansion,
+        v.squeeze_excite_ratio,
+    )
+    return {
         f"depths={v.depths}, widths={v.widths} and strides={v.strides} must have one entry a "
         "stage each":
             len(v.depths) == len(v.widths) == len(v.strides),
         f"depths={v.depths}, widths={v.widths}, stem_widths={v.stem_widths}, "
         f"stem_width={v.stem_width}, stem_kernel={v.stem_kernel}, group_width={v.group_width}, "
-        f"channel_multiple={v.channel_multiple}, final_expansion={v.final_expansion} and "
+        f"channel_multiple={v.channel_multiple}, expansion={v.expansion}, "
+        f"first_expansion={v.first_expansion}, final_expansion={v.final_expansion} and "
         f"squeeze_excite_ratio={v.squeeze_excite_ratio} must be positive, and there must be a "
         "stage":
-            v.depths and min(counts) >= 1 and all(x is None or x > 0 for x in optional),
+            bool(v.depths) and min(counts) > 0 and all(x is None or x > 0 for x in optional),
         f"strides={v.strides} and stem_strides={v.stem_strides} must be 1 or 2: the shortcut of "
         "a strided block averages 2x2 pixels":
             {*v.strides, *v.stem_strides} <= {1, 2},
@@ -232,10 +227,9 @@ def _bad_numbers(variant: NFNetVariant) -> list[str]:
         "[0, 1)":
             0 <= v.drop_rate < 1 and 0 <= v.stochastic_depth_rate < 1,
         f"activation={v.activation!r} is not one a normalizer-free network can use: "
-        f"{', '.join(activations)}":
-            v.activation in activations,
+        f"{', '.join(ELEMENTWISE)}":
+            v.activation in ELEMENTWISE,
         f"squeeze_excite_ratio={v.squeeze_excite_ratio} and efficient_channel_attention=True: a "
         "block has one attention":
             v.squeeze_excite_ratio is None or not v.efficient_channel_attention,
     }  # fmt: skip
-    return [problem for problem, holds in rules.items() if not holds]

@@ -50,3 +50,6 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType({
     "softplus":    Activation(jax.nn.softplus, 1.9203323125839233),
     "tanh":        Activation(jnp.tanh, 1.5939117670059204),
 })  # fmt: skip
+
+# Those that keep the number of channels, and so can be a network's.
+ELEMENTWISE = tuple(sorted(set(ACTIVATIONS) - {"glu"}))

@@ -64,23 +64,23 @@ class BatchNorm(eqx.Module):
         x: Float[Array, "n h w c"],
         statistics: BatchStatistics,
         *,
-        axis_names: tuple[str, ...] | None = None,
+        batch_axes: tuple[str, ...] | None = None,
     ) -> tuple[Float[Array, "n h w c"], BatchStatistics]:
         """Normalises a batch, in its dtype; statistics are in theirs.
 
         Args:
             x: The images, or this device's part of them.
             statistics: The running averages.
-            axis_names: In training, the axes of the mesh that the batch is split over, possibly
+            batch_axes: In training, the axes of the mesh that the batch is split over, possibly
                 none: the statistics of the whole batch are used, and the running averages
                 follow them. None is inference: the running averages are used.
         """
         wide = x.astype(statistics.mean.dtype)
-        if axis_names is None:
+        if batch_axes is None:
             used = statistics
         else:
-            mean = _mean(wide, axis_names)
-            variance = _mean(jnp.square(wide - mean), axis_names)
+            mean = _mean(wide, batch_axes)
+            variance = _mean(jnp.square(wide - mean), batch_axes)
             used = BatchStatistics(mean, variance)
             statistics = jax.tree.map(
                 lambda old, new: self.decay * old + (1 - self.decay) * new, statistics, used
@@ -90,7 +90,7 @@ class BatchNorm(eqx.Module):
         return ((wide - used.mean) * scale + bias).astype(x.dtype), statistics
 
 
-def _mean(x: Float[Array, "n h w c"], axis_names: tuple[str, ...]) -> Float[Array, " c"]:
+def _mean(x: Float[Array, "n h w c"], batch_axes: tuple[str, ...]) -> Float[Array, " c"]:
     """The mean of each channel over the batch, of which every device has as many examples."""
     mean = jnp.mean(x, axis=(0, 1, 2))
-    return jax.lax.pmean(mean, axis_names) if axis_names else mean
+    return jax.lax.pmean(mean, batch_axes) if batch_axes else mean

@@ -2,14 +2,15 @@
 
 import functools as ft
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from nfx.nn._convolution import convolve, Padding, window_padding
+from nfx._names import check_choice
+from nfx.nn._convolve import convolve, Padding
 from nfx.nn._standardize import Standardization, STANDARDIZATIONS
 
 
@@ -68,11 +69,8 @@ class WSConv2d(eqx.Module):
             ValueError: If `groups` does not divide both channel counts, or a convention
                 has no such name.
         """
-        if standardization not in STANDARDIZATIONS:
-            raise ValueError(
-                f"standardization={standardization!r} must be one of {sorted(STANDARDIZATIONS)}."
-            )
-        window_padding(padding, kernel_size)
+        check_choice("standardization", standardization, STANDARDIZATIONS)
+        check_choice("padding", padding, get_args(Padding))
         self.weight = draw_kernel(in_channels, out_channels, kernel_size, groups, key)
         self.gain = jnp.ones(out_channels)
         self.bias = jnp.zeros(out_channels)

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 
 
-Ramp = tuple[tuple[float, ...], ...]
+# A number for each block, by stage.
+OfBlocks = tuple[tuple[float, ...], ...]
 
 
-def block_betas(depths: Sequence[int], alpha: float) -> Ramp:
+def block_betas(depths: Sequence[int], alpha: float) -> OfBlocks:
     """Returns each block's `beta`: one over the expected standard deviation of its input.
 
     A block adds a residual branch of variance `alpha**2`. The first block of a stage has a
@@ -35,7 +36,9 @@ def block_betas(depths: Sequence[int], alpha: float) -> Ramp:
     return tuple(betas)
 
 
-def block_drop_rates(depths: Sequence[int], rate: float, *, reaches_rate: bool = False) -> Ramp:
+def block_stochastic_depth_rates(
+    depths: Sequence[int], rate: float, *, reaches_rate: bool = False
+) -> OfBlocks:
     """Returns each block's rate of stochastic depth, by stage: a ramp over all the blocks.
 
     Args:

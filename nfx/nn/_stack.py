@@ -18,8 +18,9 @@ class Stack(eqx.Module):
     """A sequence of blocks of one structure, run by `lax.scan`.
 
     The size of the compiled program, and the time it takes to compile, do not grow with the
-    number of blocks. What the blocks differ in and is no parameter, as beta, rides along as data:
-    what their property `constants` returns, each of them a keyword of calling the block.
+    number of blocks. Values that differ between blocks and are no parameters, such as beta, ride
+    along as data: a block's property `constants` returns them, and the block takes each as a
+    keyword when it is called.
 
     Attributes:
         block: The block, whose leaves have a leading axis: that of the sequence.

@@ -2,7 +2,7 @@
 
 import functools as ft
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, get_args, Literal, NamedTuple
 
@@ -13,8 +13,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Inexact, PyTree, ScalarLike
 
 from nfx._layout import Units
-from nfx._tree import mask_by_path
+from nfx._names import check_choice
+from nfx._tree import as_patterns, mask_by_path
 from nfx._units import LeafUnits, list_units, tensor_axes, unit_axes
+from nfx.optim._states import find_states
 
 
 # Axes for each leaf: said, worked out from the parameters, or by default those of the modules.
@@ -98,12 +100,13 @@ def clip_unitwise(
 def bound_and_norm(
     gradient: Array, parameter: Array, units: Units, clipping: ScalarLike, eps: ScalarLike
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Returns the largest norm of each unit, and its norm, in a common multiple of both.
+    """Returns each unit's bound and its gradient's norm, both times the same power of two.
 
-    The multiple is the power of two that moves the range in which squares are of use up as far
-    as `eps` allows: well below it no norm matters. With the usual 1e-3 a norm may be 6e26.
+    The power moves the range in which squares are of use up as far as `eps` allows: well below
+    it no norm matters. With the usual 1e-3 a norm may be 6e26.
     """
     known = isinstance(eps, (int, float))  # and not a value that a schedule computes
+    # `eps` comes to about 2**-35, well above the 2**-63 below which squares lose digits.
     exponent = min(0, -math.floor(35 + math.log2(eps if known else 1e-3)))
     floor = eps * 2.0**exponent
     size = unitwise_norm(parameter, units, exponent=exponent)
@@ -151,8 +154,7 @@ class ClipState(eqx.Module):
 
 def clipped_leaves(opt_state: optax.OptState) -> tuple[LeafUnits, ...]:
     """Returns what `adaptive_grad_clip` clips, from the state of a chain with it."""
-    is_clip = lambda node: isinstance(node, ClipState)
-    states = filter(is_clip, jax.tree.leaves(opt_state, is_leaf=is_clip))
+    states = find_states(opt_state, ClipState)
     return tuple(leaf for state in states for leaf in state.remark.content)
 
 
@@ -173,11 +175,20 @@ class ClipRule(NamedTuple):
             return self.units(params)
         return _broadcast_units(self.units, params)
 
-    def clipped_leaves(self, params: PyTree) -> list[LeafUnits | None]:
-        """Lists the units of each leaf, or None where it is left alone."""
+    def units_or_none(self, params: PyTree) -> list[LeafUnits | None]:
+        """Lists the units of each leaf, or None where it is excluded."""
         excluded = jax.tree.leaves(mask_by_path(params, self.exclude))
         leaves = list_units(params, self.axes(params))
         return [None if out else leaf for leaf, out in zip(leaves, excluded, strict=True)]
+
+    def triples(
+        self, gradients: PyTree, params: PyTree
+    ) -> Iterator[tuple[Array, Array, LeafUnits | None]]:
+        """Yields each gradient with its parameter and its units, None where it is excluded."""
+        leaves, structure = jax.tree.flatten(gradients)
+        yield from zip(
+            leaves, structure.flatten_up_to(params), self.units_or_none(params), strict=True
+        )
 
 
 def clip_rule(
@@ -185,7 +196,7 @@ def clip_rule(
     eps: ScalarLike = 1e-3,
     *,
     units: UnitsArgument = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     nonfinite: NonFinite = "propagate",
 ) -> ClipRule:
     """Checks the arguments of `adaptive_grad_clip`, and raises as it does."""
@@ -194,11 +205,8 @@ def clip_rule(
             f"adaptive_grad_clip needs clipping > 0 and eps > 0, got clipping={clipping}, "
             f"eps={eps}. To do without clipping, leave it out of the chain."
         )
-    if nonfinite not in get_args(NonFinite):
-        raise ValueError(f"nonfinite={nonfinite!r} must be one of {get_args(NonFinite)}.")
-    if isinstance(exclude, str):
-        raise ValueError(f"exclude={exclude!r} must be a sequence of patterns: ({exclude!r},).")
-    return ClipRule(clipping, eps, units, tuple(exclude), nonfinite)
+    check_choice("nonfinite", nonfinite, get_args(NonFinite))
+    return ClipRule(clipping, eps, units, as_patterns(exclude), nonfinite)
 
 
 def adaptive_grad_clip(
@@ -206,7 +214,7 @@ def adaptive_grad_clip(
     eps: ScalarLike = 1e-3,
     *,
     units: UnitsArgument = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     nonfinite: NonFinite = "propagate",
 ) -> optax.GradientTransformation:
     """AGC as a stateless optax transform over any pytree of parameters.
@@ -218,17 +226,18 @@ def adaptive_grad_clip(
     Args:
         clipping: See `clip_unitwise`. The smaller the batch, the larger it can be: the paper
             trains at batch size 4096 with 0.01, and sweeps both in its figure 2. A schedule goes
-            through `optax.inject_hyperparams`.
+            through `optax.inject_hyperparams(adaptive_grad_clip, static_args=("units",))`.
         eps: See `clip_unitwise`.
         units: For each leaf, the axes that index its units: a pytree of tuples, a prefix of one,
             or a function from the parameters to one. By default what the modules declare:
             `nfx.unit_axes`.
-        exclude: Patterns of leaf paths that are left alone; the paper's is
-            `("head/weight",)`, the classifier's.
+        exclude: Patterns of leaf paths that are not clipped; the paper's is `"head/weight"`, the
+            classifier's.
         nonfinite: What becomes of a unit whose gradient has NaN or infinity in it, or a norm
-            beyond 6e26. It is propagated, zeroed, or zeroes the whole step; count such units with
-            `clip_telemetry`. Zeros still let weights decay and momentum move them: to leave
-            everything as it is, propagate, and wrap the chain in `optax.apply_if_finite`.
+            beyond 6e26. `"propagate"` passes NaN on, and zeroes a unit of finite gradients whose
+            norm overflows; `"zero_unit"` zeroes it, and `"zero_step"` the whole step. Count such
+            units with `clip_telemetry`. Zeros still let weights decay and momentum move them: to
+            leave everything as it is, propagate, and wrap the chain in `optax.apply_if_finite`.
 
     Raises:
         ValueError: If `clipping` or `eps` is not positive; on init or update, if `params` is
@@ -237,7 +246,7 @@ def adaptive_grad_clip(
     rule = clip_rule(clipping, eps, units=units, exclude=exclude, nonfinite=nonfinite)
 
     def init(params: PyTree) -> Any:
-        leaves = tuple(leaf for leaf in rule.clipped_leaves(params) if leaf is not None)
+        leaves = tuple(leaf for leaf in rule.units_or_none(params) if leaf is not None)
         return ClipState(Remark(leaves))
 
     def update(
@@ -248,20 +257,15 @@ def adaptive_grad_clip(
                 "adaptive_grad_clip compares gradients with parameters: call "
                 "optimizer.update(gradients, state, params)."
             )
-        gradients, structure = jax.tree.flatten(updates)
-        clipped = _clip_leaves(rule, gradients, structure.flatten_up_to(params), params)
-        return jax.tree.unflatten(structure, clipped), state
+        clipped = _clip_leaves(rule, updates, params)
+        return jax.tree.unflatten(jax.tree.structure(updates), clipped), state
 
     return optax.GradientTransformation(init, update)
 
 
-def _clip_leaves(
-    rule: ClipRule, gradients: list[Array], parameters: list[Array], params: PyTree
-) -> list[Array]:
+def _clip_leaves(rule: ClipRule, gradients: PyTree, params: PyTree) -> list[Array]:
     clipped, finite = [], []
-    for gradient, parameter, leaf in zip(
-        gradients, parameters, rule.clipped_leaves(params), strict=True
-    ):
+    for gradient, parameter, leaf in rule.triples(gradients, params):
         if leaf is None:
             clipped.append(gradient)
             if rule.nonfinite == "zero_step":

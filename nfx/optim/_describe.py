@@ -13,6 +13,7 @@ from nfx._names import did_you_mean
 from nfx._tree import leaves_by_path
 from nfx._units import LeafUnits
 from nfx.optim._agc import adaptive_grad_clip, AGC_PRESETS, clipped_leaves, ClipState
+from nfx.optim._states import find_states
 
 
 class LeafTreatment(NamedTuple):
@@ -80,7 +81,7 @@ def describe(optimizer: optax.GradientTransformation | str, params: PyTree) -> D
 
     Clipping is read off the state of `adaptive_grad_clip`, wherever in the chain it is. Decay, and
     whether the scale of the gradient matters, are found out by two steps on a small copy of the
-    tree, in which a rate that is zero for longer goes unseen.
+    tree, so decay goes unseen if the learning rate is zero in both.
 
     Args:
         optimizer: An optax chain whose update needs gradients and parameters alone, or a name of
@@ -134,16 +135,15 @@ def _row(leaf: LeafTreatment) -> tuple[str, ...]:
         axes, units = "", ""
     else:
         axes, units = str(leaf.axes) if leaf.axes else "whole", f"{leaf.units:,}"
-    clipped = "exempt" if leaf.axes is None else "clipped"
+    clipped = "excluded" if leaf.axes is None else "clipped"
     decayed = "decayed" if leaf.decayed else ""
     return leaf.path, str(leaf.shape), axes, units, clipped, decayed
 
 
 def _clips_first(opt_state: PyTree) -> bool:
     """Whether clipping is in the chain, before the optimizers whose update has no scale."""
-    known = lambda node: isinstance(node, (ClipState, *_SCALE_INVARIANT))
-    states = filter(known, jax.tree.leaves(opt_state, is_leaf=known))
-    return isinstance(next(states, None), ClipState)
+    states = find_states(opt_state, ClipState, *_SCALE_INVARIANT)
+    return bool(states) and isinstance(states[0], ClipState)
 
 
 def _moves(

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from nfx.optim._states import find_states
+
 
 class EmaState(NamedTuple):
     """State of `parameter_ema`.
@@ -72,18 +74,13 @@ def ema_parameters(opt_state: optax.OptState) -> PyTree:
         ValueError: If the chain has no `parameter_ema`, more than one, or one of a part of the
             parameters.
     """
-    states = [
-        node
-        for node in jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, EmaState))
-        if isinstance(node, EmaState)
-    ]
+    states = find_states(opt_state, EmaState)
     if len(states) != 1:
         raise ValueError(
             f"Expected one parameter_ema in the optimizer's chain, found {len(states)}."
         )
     ema = states[0].ema
-    masked = lambda node: isinstance(node, optax.MaskedNode)
-    if any(map(masked, jax.tree.leaves(ema, is_leaf=masked))):
+    if find_states(ema, optax.MaskedNode):
         raise ValueError(
             "The average is of a part of the parameters: put parameter_ema after train_only, "
             "optax.chain(train_only(...), parameter_ema(decay)), and not inside it."

@@ -6,7 +6,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from nfx._tree import check_patterns, leaves_by_path, mask_by_path
+from nfx._tree import as_patterns, check_patterns, leaves_by_path, mask_by_path
 
 
 def train_only(
@@ -28,11 +28,10 @@ def train_only(
     Returns:
         A transformation whose `init` raises a `ValueError` if a pattern matches no leaf.
     """
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    patterns = as_patterns(patterns)
 
     def labels(params: PyTree) -> PyTree[str]:
-        paths = list(leaves_by_path(params))
-        check_patterns(patterns, paths, f"leaves, such as {', '.join(map(repr, paths[-3:]))}")
+        check_patterns(patterns, list(leaves_by_path(params)), "leaves")
         mask = mask_by_path(params, patterns)
         return jax.tree.map(lambda trained: "trained" if trained else "frozen", mask)
 

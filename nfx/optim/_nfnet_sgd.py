@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import jax
 import optax
-from jaxtyping import PyTree
 
 from nfx._tree import mask_by_path
 from nfx.optim._agc import adaptive_grad_clip
 from nfx.optim._ema import parameter_ema
+from nfx.optim._freeze import train_only
 
 
 class ParameterGroups(NamedTuple):
@@ -56,22 +56,18 @@ def nfnet_sgd(
     References:
         Brock et al. (2021), arXiv:2102.06171, section 4; official code, `experiment_nfnets`.
     """
-    decayed = lambda params: _all_but(params, groups.undecayed)
-    frozen = lambda params: _all_but(params, groups.trained)
-
+    decayed = lambda params: jax.tree.map(
+        lambda matches: not matches, mask_by_path(params, groups.undecayed)
+    )
     clip = (
         optax.identity()
         if clipping is None
         else adaptive_grad_clip(clipping, clipping_eps, exclude=groups.unclipped)
     )
-    return optax.chain(
+    sgd = optax.chain(
         clip,
         optax.add_decayed_weights(weight_decay, mask=decayed),
         optax.sgd(learning_rate, momentum, nesterov=True),
-        *([optax.masked(optax.set_to_zero(), frozen)] if groups.trained else []),
-        parameter_ema(ema),
     )
-
-
-def _all_but(params: PyTree, patterns: tuple[str, ...]) -> PyTree[bool]:
-    return jax.tree.map(lambda matches: not matches, mask_by_path(params, patterns))
+    step = train_only(sgd, groups.trained) if groups.trained else sgd
+    return optax.chain(step, parameter_ema(ema))

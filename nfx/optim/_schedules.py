@@ -55,9 +55,14 @@ def warmup_exponential(
 ) -> optax.Schedule:
     """Rises linearly to `peak`, then is multiplied by `factor` every `interval` steps.
 
+    Raises:
+        ValueError: If the interval is not positive.
+
     References:
         Official code, `optim.WarmupExpDecay`.
     """
+    if interval <= 0:
+        raise ValueError(f"interval={interval} must be positive.")
 
     def schedule(step: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)

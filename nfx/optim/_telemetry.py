@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
@@ -51,7 +50,7 @@ def clip_telemetry(
     clipping: ScalarLike,
     eps: ScalarLike = 1e-3,
     units: UnitsArgument = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     nonfinite: NonFinite = "propagate",
 ) -> ClipTelemetry:
     """Counts what `adaptive_grad_clip` with the same arguments does to `gradients`.
@@ -68,11 +67,8 @@ def clip_telemetry(
         nonfinite: See there; it changes no count.
     """
     rule = clip_rule(clipping, eps, units=units, exclude=exclude, nonfinite=nonfinite)
-    flat, structure = jax.tree.flatten(gradients)
     leaves, counts = [], []
-    for gradient, parameter, leaf in zip(
-        flat, structure.flatten_up_to(params), rule.clipped_leaves(params), strict=True
-    ):
+    for gradient, parameter, leaf in rule.triples(gradients, params):
         if leaf is not None:
             leaves.append(leaf)
             bound, norm = bound_and_norm(gradient, parameter, leaf.axes, clipping, eps)

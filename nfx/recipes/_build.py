@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from nfx import graph
 from nfx.data import Batch, Images, Source, Splits
-from nfx.models import create_model, model_card, model_variant
+from nfx.models import create_model, is_batch_normalized, model_variant
 from nfx.optim import (
     clip_telemetry,
     nfnet_sgd,
@@ -162,8 +162,7 @@ def check_mesh(recipe: Recipe, mesh: AnyMesh) -> None:
         recipe.microbatches,
         images,
         mixes=recipe.augmentation.mixes,
-        batch_normalized=model_card(recipe.model).lineage == "batch norm"
-        and recipe.freeze == "none",
+        batch_normalized=is_batch_normalized(recipe.model) and recipe.freeze == "none",
     )
 
 

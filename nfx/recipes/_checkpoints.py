@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointError, damaged_folder
-from nfx.models import model_card
+from nfx.models import is_batch_normalized
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._classifier import run_classifier, save_classifier
 from nfx.recipes._evaluation import compile_evaluation, parts_without_images, restore_run
@@ -159,7 +159,7 @@ def average_checkpoints(
     directory = RunDirectory.open(run)
     path = Path(output or directory.path / "average.safetensors")
     recipe = recipe_from_config(directory.config)
-    if model_card(recipe.model).lineage == "batch norm":
+    if is_batch_normalized(recipe.model):
         raise ValueError(
             f"{recipe.model} is batch-normalized, and the mean of its parameters would not fit the "
             "running statistics of any of its checkpoints: take one, as the best."

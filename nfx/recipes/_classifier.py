@@ -207,8 +207,7 @@ def _classifier(
 ) -> Classifier:
     """A network as its card says it is used."""
     card = model_card(name)
-    first = network.stem[0]
-    channels = getattr(first, "conv", first).weight.shape[2]
+    channels = network.in_channels
     if channels not in (1, 3):
         raise ValueError(f"Images have 1 or 3 channels, and the model takes {channels}.")
     images = ImageFormat(
@@ -226,7 +225,7 @@ def _named(
     name: str, network: Any, images: ImageFormat, class_names: Sequence[str] | None
 ) -> Classifier:
     """A network with the names of its classes, of which there must be as many."""
-    classes = network.head.bias.shape[0]
+    classes = network.num_classes
     names = class_numbers(classes) if class_names is None else tuple(class_names)
     if len(names) != classes:
         raise ValueError(

@@ -17,7 +17,7 @@ from nfx.aot import (
     topology_devices,
 )
 from nfx.data import no_images, SAMPLE_CLASSES, Splits
-from nfx.models import model_card, model_variant
+from nfx.models import is_batch_normalized, model_variant
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._recipe import Recipe, RematName
 from nfx.recipes._table import get_recipe
@@ -209,7 +209,7 @@ def _paper_recipe(name: str) -> Recipe:
         model=name,
         learning_rate=0.1,
         weight_decay=2e-5,
-        clipping=None if model_card(name).lineage == "batch norm" else 0.01,
+        clipping=None if is_batch_normalized(name) else 0.01,
         ema=0.99999,
         stochastic_depth=variant.stochastic_depth_rate,
         dropout=variant.drop_rate,

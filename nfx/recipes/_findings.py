@@ -13,7 +13,7 @@ from nfx.analysis import signal_propagation, SignalPropagation
 from nfx.augment import normalize
 from nfx.checkpoint import first_whole, Which
 from nfx.data import BadImage, Images
-from nfx.models import model_card
+from nfx.models import is_batch_normalized
 from nfx.recipes._build import abstract_batch, Parts
 from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import Recipe
@@ -144,7 +144,7 @@ def find_out(
         compiled = step.lower(state.ema, state.statistics, batch).compile()
         outcomes = run_outcomes(compiled, state.ema, state.statistics, feed.evaluation())
     before = after = None
-    if model_card(recipe.model).lineage != "batch norm":
+    if not is_batch_normalized(recipe.model):
         with timed("Measuring the signal", say):
             before, after = _signals(state, recipe, parts, outcomes.image)
     mistakes = _mistakes(outcomes, images)

@@ -43,13 +43,13 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     _check_axes(shape)
     if math.prod(shape.values()) != len(devices):
-        platform = devices[0].platform
+        platform, needed = devices[0].platform, math.prod(shape.values())
         hint = (
-            " To try a mesh on CPU, set XLA_FLAGS=--xla_force_host_platform_device_count=8 before "
-            "Python starts."
+            " To try a mesh on CPU, set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={needed} before Python starts."
         )
         raise ValueError(
-            f"The mesh {dict(shape)} needs {math.prod(shape.values())} devices, and there are "
+            f"The mesh {dict(shape)} needs {needed} devices, and there are "
             f"{len(devices)} ({platform}). Sizes must multiply to the number of devices."
             f"{hint if platform == 'cpu' else ''}"
         )
@@ -110,7 +110,7 @@ def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
         devices: Number of devices, to know what `all` is.
 
     Raises:
-        ValueError: If the text does not read so.
+        ValueError: If the text does not read so, or the other sizes do not divide the devices.
     """
     pairs = [(axis, size) for axis, _, size in (pair.partition("=") for pair in text.split(","))]
     if any(not (size.isdecimal() or size == "all") for _, size in pairs) or (
@@ -120,11 +120,13 @@ def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
             f"Cannot read the mesh {text!r}. Write axes and sizes, each axis once, as 'data=4' or "
             "'data=all'."
         )
-    known = math.prod(int(size) for _, size in pairs if size != "all")
-    return {
-        axis: max(devices // max(known, 1), 1) if size == "all" else int(size)
-        for axis, size in pairs
-    }
+    known = max(math.prod(int(size) for _, size in pairs if size != "all"), 1)
+    if "all" in dict(pairs).values() and devices % known:
+        raise ValueError(
+            f"The mesh {text!r} leaves no whole number of the {devices} devices for 'all': the "
+            "other sizes must divide it."
+        )
+    return {axis: devices // known if size == "all" else int(size) for axis, size in pairs}
 
 
 def read_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
@@ -179,7 +181,7 @@ def check_batch_divides(mesh: AnyMesh, batch_size: int) -> None:
     shards = batch_shards(mesh)
     if batch_size % shards:
         raise ValueError(
-            f"A batch of {batch_size} examples does not divide over {shards} devices "
+            f"A batch of {batch_size} images does not divide into {shards} parts "
             f"({dict(mesh.shape)}): take a multiple of {shards}, or another mesh."
         )
 

@@ -5,6 +5,7 @@ from typing import get_args, Literal
 import jax
 from jaxtyping import Array, Float
 
+from nfx._names import check_choice
 from nfx.nn._formulations import Geometry
 from nfx.nn._lowering import convolution
 
@@ -13,7 +14,7 @@ Padding = Literal["SAME", "symmetric"]
 
 
 def window_padding(padding: str, size: int) -> str | tuple[tuple[int, int], ...]:
-    """Returns JAX's name for how a window of `size` pixels is padded.
+    """Returns what JAX takes as padding: `"SAME"`, or the pixels on each side.
 
     `"SAME"` is TensorFlow's rule, with the odd pixel after the image; `"symmetric"` is
     PyTorch's `(size - 1) // 2` on each side. At stride 2 and even sizes they sample different
@@ -22,8 +23,7 @@ def window_padding(padding: str, size: int) -> str | tuple[tuple[int, int], ...]
     Raises:
         ValueError: If there is no such rule.
     """
-    if padding not in get_args(Padding):
-        raise ValueError(f"padding={padding!r} must be 'SAME' or 'symmetric'.")
+    check_choice("padding", padding, get_args(Padding))
     margin = ((size - 1) // 2, (size - 1) // 2)
     return "SAME" if padding == "SAME" else (margin, margin)
 
