@@ -18,8 +18,8 @@ from nfx.recipes import compile_model, CompileOptions
 
 
 # Models, and the options of `nfx compile` beside bfloat16: a row of the table each.
-_F0 = {"topology": "v5e:4x4", "batch": 1024}
-_F6 = {"topology": "v5e:16x16", "batch": 1024}
+_F0 = {"topology": "v5e:4x4", "batch_size": 1024}
+_F6 = {"topology": "v5e:16x16", "batch_size": 1024}
 ROWS = {
     "F0": ("nfnet_f0", _F0),
     "F0 stacked": ("nfnet_f0", {**_F0, "stack": True}),
@@ -31,7 +31,7 @@ ROWS = {
     ),
     "F0 stacked, fsdp x model": (
         "nfnet_f0",
-        {"topology": "v5p:2x2x2", "batch": 512, "stack": True, "mesh": "fsdp=4,model=2"},
+        {"topology": "v5p:2x2x2", "batch_size": 512, "stack": True, "mesh": "fsdp=4,model=2"},
     ),
     "F6 stacked": ("nfnet_f6", {**_F6, "stack": True}),
     "F6 stacked, remat full": ("nfnet_f6", {**_F6, "stack": True, "remat": "full"}),

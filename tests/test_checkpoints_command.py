@@ -18,7 +18,6 @@ from nfx.recipes import (
     build_parts,
     evaluate,
     load_classifier,
-    mean_model,
     Recipe,
 )
 from nfx.sharding import make_mesh
@@ -123,7 +122,7 @@ def test_the_mean_is_that_of_numpy():
     rng = np.random.default_rng(0)
     models = [{"w": rng.normal(size=(3, 5)).astype(np.float32)} for _ in range(7)]
     expected = np.mean([model["w"] for model in models], axis=0, dtype=np.float64)
-    found = mean_model(models)["w"]
+    found = _checkpoints.mean_model(models)["w"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected.astype(np.float32))
 

@@ -19,7 +19,7 @@ from tests.reference import create_abstract
 # One worker runs them all: they share what is compiled.
 pytestmark = pytest.mark.xdist_group("compile")
 
-NANO = ["compile", "nfnet_nano", "--size", "16", "--classes", "10", "--mesh", "data=8"]
+NANO = ["compile", "nfnet_nano", "--image-size", "16", "--num-classes", "10", "--mesh", "data=8"]
 
 
 def compiled(capsys, *arguments):
@@ -33,7 +33,7 @@ def sample_step():
     """The training step of the sample's recipe with a smaller network, and what was alive."""
     # What others of this process hold, so that it stays alive and is told apart.
     before, alive = jax.live_arrays(), []
-    options = CompileOptions(recipe="sample", size=28, mesh="data=8")
+    options = CompileOptions(recipe="sample", image_size=28, mesh="data=8")
     report = compile_model(
         "nfnet_nano", options, progress=lambda stage: alive.append(jax.live_arrays()) or nothing()
     ).report
@@ -58,8 +58,9 @@ def test_the_step_is_the_one_that_training_runs(sample_step):
     lowered = step.lower(abstract_state(build, parts.optimizer, mesh), batch, parts.key)
     assert report.stablehlo_bytes == len(lowered.as_text())
     assert report.settings == {
-        "model": "nfnet_nano", "program": "train", "recipe": "sample", "batch": 32, "size": 28,
-        "classes": 10, "precision": "float32", "microbatches": 1, "gather_dtype": "float32",
+        "model": "nfnet_nano", "program": "train", "recipe": "sample",
+        "batch_size": 32, "image_size": 28, "num_classes": 10, "precision": "float32",
+        "microbatches": 1, "gather_dtype": "float32",
         "reduce_dtype": "float32", "mesh": "data=8",
     }  # fmt: skip
 
@@ -90,7 +91,8 @@ def test_nothing_is_allocated_but_keys(sample_step):
 @pytest.fixture(scope="module")
 def forward(tmp_path_factory):
     report = compile_model(
-        "nfnet_nano", CompileOptions(program="forward", size=16, classes=10, mesh="data=8")
+        "nfnet_nano",
+        CompileOptions(program="forward", image_size=16, num_classes=10, mesh="data=8"),
     ).report
     path = tmp_path_factory.mktemp("reports") / "forward.json"
     path.write_text(report.to_json())
@@ -109,7 +111,7 @@ def test_inference_costs_what_the_model_costs(forward):
 
 def test_the_command_prints_a_table_and_its_progress(capsys, forward):
     _, path = forward
-    arguments = [*NANO, "--program", "forward", "--batch", "64", "--compare", str(path)]
+    arguments = [*NANO, "--program", "forward", "--batch-size", "64", "--compare", str(path)]
     assert main(arguments) == 0
     output = capsys.readouterr()
     assert [line.split()[0] for line in output.err.splitlines()] == [
@@ -123,10 +125,10 @@ def test_the_command_prints_a_table_and_its_progress(capsys, forward):
 def test_a_batch_normalized_model_is_compiled(capsys):
     report, error = compiled(
         capsys, "compile", "se_resnext_micro", "--program", "forward", "--precision", "mixed",
-        "--size", "16", "--mesh", "data=8",
+        "--image-size", "16", "--mesh", "data=8",
     )  # fmt: skip
     assert report["settings"]["precision"] == "mixed"
-    assert report["settings"]["classes"] == 1000
+    assert report["settings"]["num_classes"] == 1000
     assert "Compiling" in error
 
 
@@ -136,8 +138,8 @@ def test_a_recipe_needs_no_images(capsys, monkeypatch):
     )
     report, _ = compiled(capsys, "compile", "--recipe", "sample", "--program", "forward")
     settings = report["settings"]
-    assert (settings["model"], settings["classes"]) == ("nfnet_micro", 10)
-    assert (settings["batch"], settings["size"]) == (32, 28)
+    assert (settings["model"], settings["num_classes"]) == ("nfnet_micro", 10)
+    assert (settings["batch_size"], settings["image_size"]) == (32, 28)
 
 
 def test_the_options_of_a_stack_are_passed_on(capsys, monkeypatch):
@@ -150,7 +152,7 @@ def test_the_options_of_a_stack_are_passed_on(capsys, monkeypatch):
 
 
 def test_a_stack_is_a_program_of_the_same_cost(capsys):
-    arguments = ["--program", "forward", "--size", "64", "--mesh", "data=8"]
+    arguments = ["--program", "forward", "--image-size", "64", "--mesh", "data=8"]
     plain, _ = compiled(capsys, "compile", "nfnet_micro", *arguments)
     stacked, _ = compiled(capsys, "compile", "nfnet_micro", *arguments, "--stack")
     assert stacked["graph_flops"] == plain["graph_flops"]
@@ -179,11 +181,11 @@ def refused(capsys, *arguments):
         (["nfnet_f9"], "Unknown model 'nfnet_f9'. Did you mean 'nfnet_f"),
         (["--recipe", "sampel"], "Unknown recipe 'sampel'. Did you mean 'sample'?"),
         (["nfnet_nano", "--mesh", "data=3"], "needs 3 devices"),
-        (["nfnet_nano", "--batch", "12"], "batch of 12 images does not divide into 8 parts"),
-        (["nfnet_nano", "--batch", "0"], "batch=0 must be at least 1"),
+        (["nfnet_nano", "--batch-size", "12"], "batch of 12 images does not divide into 8 parts"),
+        (["nfnet_nano", "--batch-size", "0"], "batch_size=0 must be at least 1"),
         (["nfnet_nano", "--remat", "full"], "needs a stack"),
         (["nfnet_nano", "--unroll", "2"], "needs a stack"),
-        (["nfnet_nano", "--batch", "32", "--microbatches", "3"], "must divide the 4 images"),
+        (["nfnet_nano", "--batch-size", "32", "--microbatches", "3"], "must divide the 4 images"),
         (["se_resnext_micro", "--microbatches", "2"], "1 for a batch-normalized model"),
         (["nfnet_nano", "--program", "forward", "--microbatches", "2"], "of the training step"),
         (["nfnet_nano", "--compare", "/nowhere.json"], "Cannot read a report from '/nowhere.json'"),

@@ -68,7 +68,10 @@ def test_compute_follows_the_dtype_of_the_image(key):
     ("arguments", "message"),
     [
         (dict(in_channels=6, out_channels=8, groups=3), "groups=3 must divide in_channels=6"),
-        (dict(in_channels=6, out_channels=8, padding="valid"), "padding='valid' must be 'SAME' or"),
+        (
+            dict(in_channels=6, out_channels=8, padding="valid"),
+            "padding='valid' must be one of 'SAME', 'symmetric'",
+        ),
         (dict(in_channels=6, out_channels=8, standardization="torch"), "one of"),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_dry_run_prints_the_recipe_and_what_it_costs(tmp_path, capsys, monkeyp
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.toml"
     path.write_text('recipe = "folder"\nmodel = "nfnet_nano"\nimage_size = 16\n')
-    assert main(["train", "--config", str(path), "--dry-run", "--batch-size", "8"]) == 0
+    assert main(["train", "--recipe-file", str(path), "--dry-run", "--batch-size", "8"]) == 0
     out = capsys.readouterr().out
     assert "batch_size = 8\n" in out
     assert 'model = "nfnet_nano"\n' in out
@@ -147,7 +147,7 @@ def test_a_dry_run_prints_the_recipe_and_what_it_costs(tmp_path, capsys, monkeyp
 def test_a_file_and_a_name_are_not_both_given(tmp_path, capsys):
     path = tmp_path / "mine.toml"
     path.write_text("steps = 7")
-    assert main(["train", "--config", str(path), "--recipe", "sample"]) == 1
+    assert main(["train", "--recipe-file", str(path), "--recipe", "sample"]) == 1
     assert 'write recipe = "NAME" into the file' in capsys.readouterr().err
 
 

@@ -397,8 +397,11 @@ def test_a_damaged_checkpoint_is_said_and_left_where_it_is(copy):
         (["RUN", "--mesh", "data=3"], "needs 3 devices"),
         (["RUN", "--data", "/nowhere"], "No folder '/nowhere'"),
         (["RUN", "--data", "sample"], "are of other classes than the model"),
-        (["RUN", "--out", "/nowhere/page.html"], "Cannot write a report to '/nowhere/page.html'"),
-        (["RUN", "--out", "/dev/full/page.html"], "Cannot write a report to"),
+        (
+            ["RUN", "--output", "/nowhere/page.html"],
+            "Cannot write a report to '/nowhere/page.html'",
+        ),
+        (["RUN", "--output", "/dev/full/page.html"], "Cannot write a report to"),
     ],
 )
 def test_what_cannot_be_reported_is_refused(copy, capsys, arguments, message):
@@ -447,7 +450,7 @@ def test_a_page_that_cannot_be_finished_leaves_the_last_one(copy, monkeypatch):
 
 def test_the_command_writes_where_it_is_told(copy, capsys, tmp_path):
     without_checkpoints(copy)
-    assert main(["report", str(copy), "--out", str(tmp_path / "page.html")]) == 0
+    assert main(["report", str(copy), "--output", str(tmp_path / "page.html")]) == 0
     assert str(tmp_path / "page.html") in capsys.readouterr().out
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert not (copy / "report.html").exists()

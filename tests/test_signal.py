@@ -87,10 +87,10 @@ class TestCommand:
     def test_it_prints_and_draws(self, tmp_path, capsys):
         picture = tmp_path / "signal.svg"
         arguments = ["inspect", "model", "nfnet_nano", "--image-size", "16", "--images", "2"]
-        assert main([*arguments, "--out", str(picture)]) == 0
+        assert main([*arguments, "--output", str(picture)]) == 0
         assert "1.1" in capsys.readouterr().out
         assert "residual branch variance" in picture.read_text()
-        assert main([*arguments, "--skip-gain", "0", "--out", "", "--json"]) == 0
+        assert main([*arguments, "--skip-gain", "0", "--output", "", "--json"]) == 0
         record = json.loads(capsys.readouterr().out)
         assert record["places"] == ["stem", "1.1", "2.1", "3.1", "4.1"]
         assert record["expected_variance"] == [1] * 5  # closed branches

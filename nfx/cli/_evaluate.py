@@ -3,18 +3,17 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import tyro
 
+from nfx.checkpoint import Which
 from nfx.cli._refuse import refuse
 from nfx.data import BadImage, read_class_names
-from nfx.recipes import evaluate, evaluate_weights, find_run, SavedRun
+from nfx.recipes import evaluate, evaluate_weights, find_run, OnSkip, SavedRun
 from nfx.train import Evaluation
 
-
-OnSkip = Callable[[str, int, BadImage], None]
 
 # Options that only weights have, and what is evaluated in words.
 _OF_WEIGHTS = ("model", "class_names", "image_size")
@@ -45,7 +44,7 @@ class EvaluateCommand:
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|WEIGHTS")]
     data: str = ""
-    step: int | Literal["best"] | None = None
+    step: Which = None
     mesh: str = "data=all"
     bad_images: Literal["raise", "skip"] | None = None
     model: str | None = None
@@ -90,7 +89,7 @@ def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping
 
 
 def _of_weights(command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
-    refuse(command, ("step",), "A file of weights has no steps, and a run is a folder")
+    refuse(command, ("step",), f"{command.what!r} is no run directory, and weights have no steps")
     evaluation = evaluate_weights(
         command.what,
         command.data,

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nfx.cli._peek import peek
+from nfx.cli._refuse import check_picture
 from nfx.data import Survey, survey
 from nfx.recipes import (
     contact_sheet,
@@ -57,14 +58,10 @@ class InspectDataCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and looks."""
-    name = peek(arguments, ["--recipe"]).recipe or starting_recipe(next(iter(arguments), ""))
-    command = tyro.cli(
-        InspectDataCommand,
-        prog="nfx inspect data",
-        args=arguments,
-        default=InspectDataCommand("", get_recipe(name)),
-    )
+    command = _parsed(arguments)
     recipe = dataclasses.replace(command.hyperparameters, data=command.source)
+    if command.sheet:
+        _check_sheet(command)
     sources = open_recipe_sources(recipe)
     console = Console(stderr=True)
     surveys = {}
@@ -81,11 +78,37 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({split: _record(each) for split, each in surveys.items()}, indent=1))
     else:
         _show(surveys)
-    if command.sheet:
-        count = min(command.images, len(sources.train) // 2 * 2)
+    count = min(command.images, len(sources.train) // 2 * 2)  # images may be mixed in pairs
+    if command.sheet and count:
         contact_sheet(recipe, sources, count=count).save(command.sheet)
         print(f"Contact sheet: {command.sheet}", file=sys.stderr if command.json else sys.stdout)
     return 1 if any(each.bad for each in surveys.values()) else 0
+
+
+def _parsed(arguments: Sequence[str]) -> InspectDataCommand:
+    """The command, its recipe's defaults those of `nfx train` on the same images."""
+    named = peek(arguments, ["--recipe"]).recipe
+
+    def parse(recipe: str) -> InspectDataCommand:
+        return tyro.cli(
+            InspectDataCommand,
+            prog="nfx inspect data",
+            args=arguments,
+            default=InspectDataCommand("", get_recipe(recipe)),
+        )
+
+    command = parse(named or "folder")
+    if not command.source:
+        raise ValueError("Look at which images? nfx inspect data DIR")
+    usual = starting_recipe(command.source)
+    return command if named or usual == "folder" else parse(usual)
+
+
+def _check_sheet(command: InspectDataCommand) -> None:
+    """Refuses what would be found out after all images are read."""
+    if command.images < 2 or command.images % 2:
+        raise ValueError(f"--images {command.images} must be even, and at least 2.")
+    check_picture(command.sheet, "--sheet")
 
 
 def _bar(console: Console) -> Progress:

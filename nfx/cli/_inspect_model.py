@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from nfx._checks import at_least
 from nfx.analysis import (
     block_places,
     expected_signal,
@@ -20,6 +21,7 @@ from nfx.analysis import (
     signal_propagation,
     SignalPropagation,
 )
+from nfx.cli._refuse import check_picture
 from nfx.models import create_model, model_variant, NFNet
 
 
@@ -32,7 +34,7 @@ class InspectModelCommand:
 
     Attributes:
         name: A name that `nfx models` lists.
-        out: Where to draw it: .png, .svg or .pdf; empty for no picture.
+        output: Where to draw it: .png, .svg or .pdf; empty for no picture.
         image_size: Side of the images, in pixels; by default that of training.
         images: How many images.
         skip_gain: Of a normalizer-free network: the gain of every residual branch. The paper's
@@ -43,7 +45,7 @@ class InspectModelCommand:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    out: str = "signal.png"
+    output: Annotated[str, tyro.conf.arg(metavar="FILE")] = "signal.png"
     image_size: int | None = None
     images: int = 8
     skip_gain: float | None = None
@@ -54,11 +56,13 @@ class InspectModelCommand:
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments, measures, prints and draws."""
     command = tyro.cli(InspectModelCommand, prog="nfx inspect model", args=arguments)
+    at_least(1, images=command.images, image_size=command.image_size)
+    if command.output:
+        check_picture(command.output, "--output", (".png", ".svg", ".pdf"))
     model_key, image_key = jax.random.split(jax.random.key(command.seed))
     gain: dict[str, Any] = {} if command.skip_gain is None else {"skip_gain": command.skip_gain}
     model = jax.jit(lambda: create_model(command.name, key=model_key, **gain))()
     size = command.image_size or model_variant(command.name).train_size
-    _check(command, size)
     images = jax.random.normal(image_key, (command.images, size, size, 3))
     signal = jax.device_get(jax.jit(signal_propagation)(model, images))
     expected = np.asarray(expected_signal(model)) if isinstance(model, NFNet) else None
@@ -67,19 +71,14 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(_record(command, size, places, signal, expected), indent=1))
     else:
         Console().print(_table(places, signal, expected))
-    if command.out:
+    if command.output:
         ledger = None if expected is None else {"expected": expected}
         title = f"{command.name}: {command.images} images of noise, {size} pixels"
         plot_signal({command.name: signal}, places, expected=ledger, title=title).savefig(
-            command.out, dpi=120
+            command.output, dpi=120
         )
-        print(f"Picture: {command.out}", file=sys.stderr if command.json else sys.stdout)
+        print(f"Picture: {command.output}", file=sys.stderr if command.json else sys.stdout)
     return 0
-
-
-def _check(command: InspectModelCommand, size: int) -> None:
-    if command.images < 1 or size < 1:
-        raise ValueError(f"--images {command.images} and --image-size {size} must be positive.")
 
 
 def _record(

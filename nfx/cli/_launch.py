@@ -131,4 +131,4 @@ def _run_directory(training: Sequence[str]) -> Path:
             f"`nfx launch` got {' '.join(training) or 'nothing'!r} to run, and runs a training "
             "that it can continue: nfx launch --hosts N -- train --run-dir DIR ..."
         )
-    return Path(known.run_dir)
+    return Path(known.run_dir).expanduser()

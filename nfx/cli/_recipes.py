@@ -17,7 +17,7 @@ class RecipesCommand:
     """List the recipes that `nfx train --recipe` starts from, or print one.
 
     `nfx recipes NAME > FILE.toml` prints all its fields, to be changed and trained by
-    `nfx train --config FILE.toml`.
+    `nfx train --recipe-file FILE.toml`.
 
     Attributes:
         name: Which to print as TOML; without it all are listed.
@@ -43,6 +43,6 @@ def _table() -> Table:
     for column in ("steps", "batch", "train px", "test px"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, recipe in RECIPES.items():
-        numbers = (recipe.steps, recipe.batch_size, recipe.image_size, recipe.evaluation_size)
+        numbers = (recipe.steps, recipe.batch_size, recipe.image_size, recipe.resolved_test_size)
         table.add_row(name, recipe.model, *(f"{number:,}" for number in numbers))
     return table

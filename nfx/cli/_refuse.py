@@ -1,6 +1,7 @@
-"""Options that say nothing about what they are given with."""
+"""Options that do not apply to what the command was given, or that would fail at its end."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def refuse(command: object, options: Sequence[str], reason: str) -> None:
@@ -14,3 +15,19 @@ def refuse(command: object, options: Sequence[str], reason: str) -> None:
     for option in options:
         if getattr(command, option) is not None:
             raise ValueError(f"{reason}: leave --{option.replace('_', '-')} out.")
+
+
+def check_picture(path: str, option: str, suffixes: Sequence[str] = (".png",)) -> None:
+    """Raises a `ValueError` if no picture can be written there.
+
+    Args:
+        path: Where.
+        option: Of which option it is the value.
+        suffixes: What its name may end in.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in suffixes or not file.absolute().parent.is_dir():
+        raise ValueError(
+            f"{option} {path}: give a file in a directory that there is, whose name ends in "
+            f"{' or '.join(suffixes)}."
+        )

@@ -5,10 +5,11 @@ import functools as ft
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from nfx.checkpoint import Which
 from nfx.recipes import find_run, report, SavedRun
 
 
@@ -21,16 +22,16 @@ class ReportCommand:
 
     Attributes:
         run: The run directory (or RUN@STEP, RUN@best).
-        out: Where to write it; report.html in the run directory by default.
+        output: Where to write it; report.html in the run directory by default.
         step: Step of the checkpoint that classifies the test images, or "best" for the best by
-            test accuracy; the newest by default.
+            test accuracy; the latest by default.
         data: Where the run's images are now, if not where they were.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.
     """
 
     run: Annotated[str, tyro.conf.Positional]
-    out: str = ""
-    step: int | Literal["best"] | None = None
+    output: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    step: Which = None
     data: str = ""
     mesh: str = "data=all"
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     run = find_run(command.run) or SavedRun(Path(command.run), None)
     path = report(
         run.path,
-        out=command.out,
+        output=command.output,
         step=run.at(command.step),
         data=command.data,
         mesh=command.mesh,

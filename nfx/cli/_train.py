@@ -53,7 +53,8 @@ class TrainCommand:
 
     Attributes:
         recipe: The recipe to start from: see `nfx recipes`.
-        config: A file of TOML with a recipe, to start from instead: `nfx recipes NAME` prints one.
+        recipe_file: A file of TOML with a recipe, to start from instead: `nfx recipes NAME` prints
+            one.
         dry_run: Train nothing and write nothing: print the recipe as it is with all options, and
             what the compiler says of its training step. No data need be named: there are 1,000
             classes then.
@@ -63,7 +64,7 @@ class TrainCommand:
     """
 
     recipe: str
-    config: str
+    recipe_file: str
     dry_run: bool
     hyperparameters: Annotated[Recipe, tyro.conf.arg(name="")]
     run: Annotated[RunOptions, tyro.conf.arg(name="")]
@@ -105,7 +106,7 @@ def _dry_run(command: TrainCommand) -> int:
         train = open_recipe_sources(recipe).train
         classes = len(train.class_names)
         write(f"# {seen / len(train):.1f} epochs of {len(train):,} images of {classes:,} classes")
-    options = CompileOptions(mesh=command.run.mesh, classes=classes)
+    options = CompileOptions(mesh=command.run.mesh, num_classes=classes)
     say = Console(stderr=True, quiet=not speaks).print
     program = compile_recipe(recipe, options, progress=ft.partial(timed, say=say))
     out.print(report_table(program.report))
@@ -114,12 +115,19 @@ def _dry_run(command: TrainCommand) -> int:
 
 def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
     """The recipe whose fields the options change: named, the resumed run's, or by the data."""
-    options = (["--recipe"], ["--config"], ["--data"], ["--run-dir", "--run_dir"])
+    options = (
+        ["--recipe"],
+        ["--recipe-file", "--recipe_file"],
+        ["--data"],
+        ["--run-dir", "--run_dir"],
+    )
     known = peek(arguments, *options, flags=["--resume"])
-    if known.config and known.recipe:
-        raise ValueError('--config FILE and --recipe NAME: write recipe = "NAME" into the file.')
-    if known.config:
-        return Path(known.config).stem, read_recipe(known.config, data=known.data)
+    if known.recipe_file and known.recipe:
+        raise ValueError(
+            '--recipe-file FILE and --recipe NAME: write recipe = "NAME" into the file.'
+        )
+    if known.recipe_file:
+        return Path(known.recipe_file).stem, read_recipe(known.recipe_file, data=known.data)
     if known.resume and known.run_dir and not known.recipe:
         return "resumed", recipe_from_config(RunDirectory.open(known.run_dir).config)
     name = known.recipe or starting_recipe(known.data)

@@ -10,7 +10,11 @@ from nfx.models._batch_norm_net import (
     NetStatistics as NetStatistics,
 )
 from nfx.models._batch_norm_variant import BatchNormVariant as BatchNormVariant
-from nfx.models._cards import ModelCard as ModelCard
+from nfx.models._cards import (
+    IMAGENET_MEAN as IMAGENET_MEAN,
+    IMAGENET_STD as IMAGENET_STD,
+    ModelCard as ModelCard,
+)
 from nfx.models._features import FeatureInfo as FeatureInfo, Features as Features
 from nfx.models._nf_block import Convolution as Convolution, NFBlock as NFBlock
 from nfx.models._nfnet import NFNet as NFNet, Stage as Stage

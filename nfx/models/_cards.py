@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 # Rules of evaluation; `nfx.data.VIEWS` says what they do.
 View = Literal["official_squash", "official_crop", "timm", "timm_squash"]
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of the pixels of ImageNet, on a scale of 0 to 1, as the official code has them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ModelCard(NamedTuple):
@@ -26,8 +27,8 @@ class ModelCard(NamedTuple):
     """
 
     lineage: Literal["official", "timm", "nfx", "batch norm"]
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     crop: float = 1.0
     view: View = "timm"
     top1: float | None = None
@@ -67,6 +68,6 @@ def official_card(name: str, test_size: int) -> ModelCard:
 def timm_card(name: str) -> ModelCard:
     """Returns the card of one of timm's models, by its name there."""
     half = (0.5, 0.5, 0.5)
-    mean, std = (half, half) if name == "test_nfnet" else (_IMAGENET_MEAN, _IMAGENET_STD)
+    mean, std = (half, half) if name == "test_nfnet" else (IMAGENET_MEAN, IMAGENET_STD)
     view = "timm_squash" if name.startswith("dm_") else "timm"
     return ModelCard("timm", mean, std, _TIMM_CROPS.get(name, 0.9), view)

@@ -6,7 +6,6 @@ from nfx.recipes._checkpoints import (
     AverageResult as AverageResult,
     damaged_checkpoints as damaged_checkpoints,
     list_checkpoints as list_checkpoints,
-    mean_model as mean_model,
     Parameters as Parameters,
     SavedCheckpoint as SavedCheckpoint,
     verify_checkpoints as verify_checkpoints,
@@ -27,6 +26,7 @@ from nfx.recipes._contact_sheet import contact_sheet as contact_sheet
 from nfx.recipes._evaluate_weights import evaluate_weights as evaluate_weights
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
 from nfx.recipes._export import export as export
+from nfx.recipes._feed import OnSkip as OnSkip
 from nfx.recipes._images import open_recipe_sources as open_recipe_sources
 from nfx.recipes._options import RunOptions as RunOptions
 from nfx.recipes._predict import predict as predict

@@ -13,7 +13,13 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from nfx import graph
 from nfx.data import Batch, Images, Source, Splits
-from nfx.models import create_model, is_batch_normalized, model_variant
+from nfx.models import (
+    create_model,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    is_batch_normalized,
+    model_variant,
+)
 from nfx.optim import (
     clip_telemetry,
     nfnet_sgd,
@@ -42,14 +48,10 @@ from nfx.train import (
 )
 
 
-# Mean and standard deviation of the pixels, by number of channels: of Fashion-MNIST, and of
-# ImageNet as the official code has them.
-_PIXELS = {
-    1: ((0.286,), (0.353,)),
-    3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
+# Mean and standard deviation of the pixels, by number of channels: of Fashion-MNIST and ImageNet.
+_PIXELS = {1: ((0.286,), (0.353,)), 3: (IMAGENET_MEAN, IMAGENET_STD)}
 
-# What `freeze` leaves to be trained.
+# What stays trainable, by `freeze`; () is everything.
 _TRAINED = {"none": (), "backbone": ("head/weight", "head/bias")}
 
 
@@ -57,10 +59,10 @@ class Parts(NamedTuple):
     """What a recipe stands for.
 
     Attributes:
-        images: What to train on and what to be judged by.
+        images: What to train on and what to evaluate on.
         build_model: Creates the model, its blocks stacked if the recipe says so.
         optimizer: AGC, SGD and the parameters' average, as one chain.
-        preprocessing: Normalisation and augmentation.
+        preprocessing: Normalization and augmentation.
         observe: Learning rate and what clipping does, to log.
         key: The run's key.
         precision: In which dtypes the network computes in training.
@@ -118,15 +120,15 @@ def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
     init_key, run_key = jax.random.split(jax.random.key(recipe.seed))
 
     return Parts(
-        images,
-        ft.partial(_build_model, recipe, len(images.train.class_names), init_key),
-        _optimizer(recipe, schedule),
-        Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing),
-        _observer(recipe, schedule),
-        run_key,
-        PRECISIONS[recipe.precision],
-        recipe.microbatches,
-        recipe.freeze != "none",
+        images=images,
+        build_model=ft.partial(_build_model, recipe, len(images.train.class_names), init_key),
+        optimizer=_optimizer(recipe, schedule),
+        preprocessing=Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing),
+        observe=_observer(recipe, schedule),
+        key=run_key,
+        precision=PRECISIONS[recipe.precision],
+        microbatches=recipe.microbatches,
+        frozen_statistics=recipe.freeze != "none",
     )
 
 

@@ -11,13 +11,19 @@ from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx.checkpoint import CheckpointError, damaged_folder
 from nfx.models import is_batch_normalized
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._classifier import run_classifier, save_classifier
-from nfx.recipes._evaluation import compile_evaluation, parts_without_images, restore_run
+from nfx.recipes._evaluation import (
+    check_classes,
+    compile_evaluation,
+    parts_without_images,
+    restore_run,
+)
 from nfx.recipes._feed import Feed
 from nfx.recipes._recipe import recipe_from_config
 from nfx.recipes._saved import look_at
@@ -27,10 +33,10 @@ from nfx.train import Evaluation, run_evaluation, RunDirectory, state_shardings
 
 Model = TypeVar("Model", bound=PyTree)
 
-# Of a state: its averaged parameters, or those that were trained.
+# Of a state: its averaged parameters, or the raw ones that the optimizer updates.
 Parameters = Literal["ema", "raw"]
 
-# In which a checkpoint that is being removed loses a file at least, in seconds.
+# Seconds between two counts of a checkpoint's files: one that is being removed has fewer each time.
 _MOMENT = 1.0
 
 
@@ -75,6 +81,7 @@ def list_checkpoints(run: str | Path) -> list[SavedCheckpoint]:
 
     Raises:
         RunDirectoryError: If there is no such run.
+        CheckpointError: If the score of a checkpoint cannot be read.
     """
     directory = RunDirectory.open(run)
     with look_at(directory) as store:
@@ -145,15 +152,15 @@ def average_checkpoints(
         output: The file, which must end in .safetensors; by default average.safetensors in the run
             directory. `load_classifier` reads it, and a run can start from it.
         steps: Of which checkpoints, all by default.
-        parameters: Whether to average the averaged parameters, or those that were trained.
+        parameters: Which to take the mean of: the averaged parameters, or the raw ones.
         evaluate: Whether to evaluate the mean, and each single one, on the run's test images.
         mesh: Devices to evaluate on, as in training.
 
     Raises:
         RunDirectoryError: If there is no such run.
         CheckpointError: If it has no such checkpoints, or one is damaged.
-        ValueError: If there are fewer than two, one is named twice, or the model is normalized by
-            the statistics of batches.
+        ValueError: If there are fewer than two, one is named twice, the model is normalized by
+            the statistics of batches, or the images are not of the classes that it knows.
         WeightsError: If the file cannot be written.
     """
     directory = RunDirectory.open(run)
@@ -164,7 +171,12 @@ def average_checkpoints(
             f"{recipe.model} is batch-normalized, and the mean of its parameters would not fit the "
             "running statistics of any of its checkpoints: take one, as the best."
         )
-    parts = build_parts(recipe) if evaluate else parts_without_images(directory)
+    placed_on = read_mesh(mesh)
+    if evaluate:
+        parts = build_parts(recipe)
+        check_classes(directory, parts.images.test, recipe.data)
+    else:
+        parts = parts_without_images(directory)
     chosen = _several(directory, steps)
     states = (restore_run(directory, parts, step=step) for step in chosen)
     models = [jax.device_get(state.ema if parameters == "ema" else state.model) for state in states]
@@ -172,7 +184,7 @@ def average_checkpoints(
     save_classifier(run_classifier(directory, parts, mean, None), path)
     if not evaluate:
         return AverageResult(path, None, {})
-    found, *single = _evaluate(parts, [mean, *models], mesh)
+    found, *single = _evaluate(parts, [mean, *models], placed_on)
     return AverageResult(path, found, dict(zip(chosen, single, strict=True)))
 
 
@@ -199,10 +211,9 @@ def mean_model(models: Iterable[Model]) -> Model:
     return jax.tree.map(mean, first, *others)
 
 
-def _evaluate(parts: Parts, models: Sequence[PyTree], mesh: str) -> list[Evaluation]:
-    devices = read_mesh(mesh)
-    feed = Feed(parts.images, devices)
-    placed = [place_whole(model, state_shardings(model, devices)) for model in models]
+def _evaluate(parts: Parts, models: Sequence[PyTree], mesh: Mesh) -> list[Evaluation]:
+    feed = Feed(parts.images, mesh)
+    placed = [place_whole(model, state_shardings(model, mesh)) for model in models]
     # Those that have statistics are not averaged.
     step = compile_evaluation(placed[0], None, parts.preprocessing, feed)
     return run_evaluation(step, placed, None, feed.evaluation())

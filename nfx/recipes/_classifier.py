@@ -97,11 +97,11 @@ def load_classifier(
     Raises:
         ValueError: If something is missing or does not fit.
         RunDirectoryError: If a directory is not a run.
-        CheckpointError: If its last checkpoint is damaged.
+        CheckpointError: If its checkpoint is damaged.
     """
     check_positive(image_size=image_size)
     if run := find_run(what):
-        return _from_run(run, image_size, class_names, mesh)
+        return _from_run(run, model, image_size, class_names, mesh)
     name = pretrained_model(what, model)
     network = load_pretrained(what, model=name, offline=offline)
     described = read_description(what)
@@ -157,6 +157,7 @@ def random_classifier(
 
 def _from_run(
     run: SavedRun,
+    model: str | None,
     image_size: int | None,
     class_names: Sequence[str] | None,
     mesh: Mesh | None,
@@ -165,6 +166,11 @@ def _from_run(
     if class_names is not None:
         raise ValueError(
             f"The run in {str(run.path)!r} knows the names of its classes: leave them out."
+        )
+    trained = recipe_from_config(directory.config).model
+    if model not in (None, trained):
+        raise ValueError(
+            f"The run in {str(run.path)!r} is of {trained}, not of {model}: leave the model out."
         )
     parts = parts_without_images(directory)
     state = restore_run(directory, parts, mesh, step=run.step)
@@ -191,7 +197,7 @@ def run_classifier(
     transform = evaluation_transform(recipe)
     whole = not isinstance(transform, CentreView)  # the sample, which is evaluated as it is stored
     images = ImageFormat(
-        size=image_size or recipe.evaluation_size,
+        size=image_size or recipe.resolved_test_size,
         channels=recipe.channels,
         mean=parts.preprocessing.mean,
         std=parts.preprocessing.std,

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
+from nfx._checks import at_least
 from nfx.aot import (
     compile_step,
     CompiledProgram,
@@ -25,6 +26,7 @@ from nfx.sharding import (
     abstract_mesh,
     batch_spec,
     Communication,
+    format_mesh,
     parse_mesh_shape,
     read_mesh,
     replicated,
@@ -40,9 +42,9 @@ class CompileOptions:
         program: The step that `nfx train` takes, or the network in inference.
         recipe: Whose model, batch, images and hyperparameters to take; without one the NFNet
             paper's, on RGB images of the model's training size.
-        batch: Images a step, over all devices. The recipe's, or 32.
-        size: Side of the images, in pixels. The recipe's, or the model's training size.
-        classes: Length of the logits. 1000, and of the sample 10.
+        batch_size: Images a step, over all devices. The recipe's, or 32.
+        image_size: Side of the images, in pixels. The recipe's, or the model's training size.
+        num_classes: Length of the logits. 1000, and of the sample 10.
         precision: In which dtypes the network computes: see the recipe's field of that name. By
             default training is in the recipe's, and inference in "float32".
         microbatches: In how many parts each device takes its images of a training step. The
@@ -63,9 +65,9 @@ class CompileOptions:
 
     program: Literal["train", "forward"] = "train"
     recipe: str = ""
-    batch: int | None = None
-    size: int | None = None
-    classes: int | None = None
+    batch_size: int | None = None
+    image_size: int | None = None
+    num_classes: int | None = None
     precision: PrecisionName | None = None
     microbatches: int | None = None
     stack: bool = False
@@ -83,10 +85,14 @@ class CompileOptions:
             ValueError: If a number is not positive, inference is to be in microbatches, or blocks
                 are to be rematerialised or unrolled and there is no stack of them.
         """
-        for name in ("batch", "size", "classes", "microbatches", "unroll"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        at_least(
+            1,
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            num_classes=self.num_classes,
+            microbatches=self.microbatches,
+            unroll=self.unroll,
+        )
         if self.microbatches is not None and self.program != "train":
             raise ValueError(
                 f"microbatches={self.microbatches} is of the training step, and the program is "
@@ -183,15 +189,18 @@ def _recipe(name: str, options: CompileOptions) -> Recipe:
     else:
         raise ValueError("Compile what? Give a model that `nfx models` lists, or --recipe NAME.")
     if options.program != "train":  # what a recipe says of these is of its training
-        recipe = dataclasses.replace(recipe, precision="float32", microbatches=1)
+        recipe = dataclasses.replace(
+            recipe, precision="float32", microbatches=1, mixup=0.0, cutmix=False
+        )
     stack = {"stack": True, "remat": options.remat, "unroll": options.unroll}
     return dataclasses.replace(
         recipe,
         model=name,
-        batch_size=options.batch or recipe.batch_size,
-        image_size=options.size or recipe.image_size,
+        batch_size=options.batch_size or recipe.batch_size,
+        image_size=options.image_size or recipe.image_size,
         precision=options.precision or recipe.precision,
         microbatches=options.microbatches or recipe.microbatches,
+        final_learning_rate=0.0,  # of another batch it might be above the peak; it costs nothing
         **(stack if options.stack else {}),
     )
 
@@ -219,7 +228,7 @@ def _paper_recipe(name: str) -> Recipe:
 def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
     """What the recipe stands for, on no images of the right shape."""
     sample = recipe.data == "sample"
-    classes = options.classes or (len(SAMPLE_CLASSES) if sample else 1000)
+    classes = options.num_classes or (len(SAMPLE_CLASSES) if sample else 1000)
     nothing = no_images([str(index) for index in range(classes)])
     return build_parts(recipe, Splits(nothing, nothing))
 
@@ -268,14 +277,14 @@ def _settings(
         "model": recipe.model,
         "program": options.program,
         "recipe": options.recipe or None,
-        "batch": recipe.batch_size,
-        "size": recipe.image_size,
-        "classes": len(parts.images.train.class_names),
+        "batch_size": recipe.batch_size,
+        "image_size": recipe.image_size,
+        "num_classes": len(parts.images.train.class_names),
         "precision": recipe.precision,
         **({"microbatches": recipe.microbatches} if options.program == "train" else {}),
         **(stack if recipe.stack else {}),
         "gather_dtype": options.gather_dtype,
         "reduce_dtype": options.reduce_dtype,
-        "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items()),
+        "mesh": format_mesh(mesh.shape),
         **(compiler if options.topology else {}),
     }

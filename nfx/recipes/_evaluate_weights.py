@@ -1,15 +1,15 @@
 """Evaluating weights that come from elsewhere, on images of one's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from nfx.augment import Augmentation
-from nfx.data import BadImage, CentreView, Images, open_sources, Splits
+from nfx.data import CentreView, Images, open_sources, Splits
 from nfx.recipes._classes import refuse_other_classes
 from nfx.recipes._classifier import load_classifier
 from nfx.recipes._evaluation import compile_evaluation
-from nfx.recipes._feed import Feed, ignore_skipped
+from nfx.recipes._feed import Feed, ignore_skipped, OnSkip
 from nfx.sharding import read_mesh
 from nfx.train import Evaluation, Preprocessing, run_evaluation
 from nfx.weights import pretrained_model
@@ -24,7 +24,7 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
     image_size: int | None = None,
     mesh: str = "data=all",
     bad_images: Literal["raise", "skip"] = "raise",
-    on_skip: Callable[[str, int, BadImage], None] = ignore_skipped,
+    on_skip: OnSkip = ignore_skipped,
     offline: bool = False,
 ) -> Evaluation:
     """Evaluates a file of weights, or a name of the Hub, on every test image once.
@@ -59,9 +59,8 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
     form = classifier.images
     view = CentreView(form.size, form.channels, form.view, form.crop)
     images = Images(source, view, bad_images)
-    devices = read_mesh(mesh)
-    feed = Feed(Splits(images, images), devices, on_skip)
-    placed = classifier.on(devices)
+    feed = Feed(Splits(images, images), read_mesh(mesh), on_skip)
+    placed = classifier.on(feed.mesh)
     preprocessing = Preprocessing(form.mean, form.std, Augmentation())
     step = compile_evaluation(placed.model, placed.statistics, preprocessing, feed)
     (evaluation,) = run_evaluation(step, [placed.model], placed.statistics, feed.evaluation())

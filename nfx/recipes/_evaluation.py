@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx.checkpoint import Which
-from nfx.data import BadImage, Images, no_images, Splits
+from nfx.data import Images, no_images, Splits
 from nfx.recipes._build import abstract_batch, build_parts, Parts
 from nfx.recipes._classes import class_difference, refuse_other_classes
-from nfx.recipes._feed import Feed, ignore_skipped
+from nfx.recipes._feed import Feed, ignore_skipped, OnSkip
 from nfx.recipes._recipe import recipe_from_config
 from nfx.recipes._saved import look_at
 from nfx.sharding import make_mesh, read_mesh
@@ -34,27 +34,35 @@ class RunEvaluation(NamedTuple):
     """A run's parameters on its test images.
 
     Attributes:
-        raw: The parameters as trained.
-        ema: Their average, by which the run is judged.
+        raw: The parameters that the optimizer updates.
+        ema: The averaged ones, by which the run is judged.
     """
 
     raw: Evaluation
     ema: Evaluation
 
+    def metrics(self) -> dict[str, float]:
+        """Returns what is recorded of it."""
+        return {
+            "test_accuracy": self.ema.accuracy,
+            "test_accuracy_raw": self.raw.accuracy,
+            "test_loss": self.ema.loss,
+        }
+
 
 def evaluate(
-    run_dir: str | Path,
+    run: str | Path,
     *,
     data: str = "",
     step: Which = None,
     mesh: str = "data=all",
     bad_images: Literal["raise", "skip"] | None = None,
-    on_skip: Callable[[str, int, BadImage], None] = ignore_skipped,
+    on_skip: OnSkip = ignore_skipped,
 ) -> RunEvaluation:
     """Evaluates a checkpoint of a run on every test image once.
 
     Args:
-        run_dir: The run directory.
+        run: The run directory.
         data: Other images, of the same classes, whose test images to take: see
             `nfx.data.open_sources`.
         step: The step of the checkpoint, or "best" for the best by test accuracy; the latest by
@@ -70,16 +78,15 @@ def evaluate(
         ValueError: If the images are not of the classes that the model knows.
         BadImageError: If an image cannot be used and is not to be skipped.
     """
-    directory = RunDirectory.open(run_dir)
+    directory = RunDirectory.open(run)
     recipe = recipe_from_config(directory.config)
     recipe = dataclasses.replace(
         recipe, data=data or recipe.data, bad_images=bad_images or recipe.bad_images
     )
     parts = build_parts(recipe)
     check_classes(directory, parts.images.test, recipe.data)
-    devices = read_mesh(mesh)
-    state = restore_run(directory, parts, devices, step=step)
-    feed = Feed(parts.images, devices, on_skip)
+    feed = Feed(parts.images, read_mesh(mesh), on_skip)
+    state = restore_run(directory, parts, feed.mesh, step=step)
     compiled = compile_evaluation(state.model, state.statistics, parts.preprocessing, feed)
     return evaluate_state(compiled, state, feed)
 
@@ -124,7 +131,7 @@ def compile_evaluation(
 ) -> jax.stages.Compiled:
     """Compiles the step that evaluates a model; of several processes all must call it."""
     step = make_evaluation_step(preprocessing, feed.mesh)
-    batch = abstract_batch(feed.images.test, feed.evaluation_size, feed.mesh)
+    batch = abstract_batch(feed.images.test, feed.evaluation_batch_size, feed.mesh)
     return compile_for_all(step, model, statistics, batch, name="evaluation step")
 
 

@@ -23,6 +23,10 @@ from nfx.train import load_parts
 _IMAGES_PER_DEVICE = 128
 
 
+# Is told of an image that was skipped: the split, its size, and which.
+OnSkip = Callable[[str, int, BadImage], None]
+
+
 def ignore_skipped(split: str, count: int, bad: BadImage) -> None:
     """Takes no notice of an image that was skipped."""
 
@@ -34,17 +38,17 @@ class Feed:
     Attributes:
         images: What to train on and what to be judged by.
         mesh: The devices.
-        on_skip: Is told of images that were skipped: the split, its size, and which.
+        on_skip: Is told of images that were skipped.
         loading: Who loads.
     """
 
     images: Splits[Images]
     mesh: Mesh
-    on_skip: Callable[[str, int, BadImage], None] = ignore_skipped
+    on_skip: OnSkip = ignore_skipped
     loading: Loading = Loading()  # noqa: RUF009 (frozen)
 
     @property
-    def evaluation_size(self) -> int:
+    def evaluation_batch_size(self) -> int:
         """Size of the batches to evaluate on."""
         return _IMAGES_PER_DEVICE * batch_shards(self.mesh)
 
@@ -57,7 +61,9 @@ class Feed:
 
     def evaluation(self) -> Iterator[Batch]:
         """Yields each test image once: see `nfx.data.evaluation_batches`."""
-        return self._placed(evaluation_batches, "test", self.images.test, self.evaluation_size)
+        return self._placed(
+            evaluation_batches, "test", self.images.test, self.evaluation_batch_size
+        )
 
     def _placed(
         self, batches: Callable[..., Iterator[Batch]], split: str, images: Images, size: int

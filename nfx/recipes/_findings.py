@@ -139,7 +139,7 @@ def find_out(
     skipped: list[BadImage] = []
     feed = Feed(parts.images, mesh, lambda split, count, bad: skipped.append(bad))
     with timed(f"Classifying {len(images):,} test images", say):
-        batch = abstract_batch(images, feed.evaluation_size, mesh)
+        batch = abstract_batch(images, feed.evaluation_batch_size, mesh)
         step = make_outcome_step(parts.preprocessing, mesh)
         compiled = step.lower(state.ema, state.statistics, batch).compile()
         outcomes = run_outcomes(compiled, state.ema, state.statistics, feed.evaluation())

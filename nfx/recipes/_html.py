@@ -32,10 +32,7 @@ def tag(name: str, /, *content: object, **attributes: object) -> Html:
         attributes: By name, with an underscore after those that Python reserves, as `class_`.
     """
     written = join(
-        *(
-            Html(f' {key.rstrip("_").replace("_", "-")}="{join(str(value))}"')
-            for key, value in attributes.items()
-        )
+        *(Html(f' {key.rstrip("_")}="{join(str(value))}"') for key, value in attributes.items())
     )
     if name in _VOID:
         return Html(f"<{name}{written}>")

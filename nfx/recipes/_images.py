@@ -63,10 +63,10 @@ def training_transform(recipe: Recipe) -> ImageTransform:
 
 def evaluation_transform(recipe: Recipe) -> ImageTransform:
     """Returns what becomes of an image in evaluation: what the card of the model says."""
-    if _as_stored(recipe, recipe.evaluation_size):
+    if _as_stored(recipe, recipe.resolved_test_size):
         return AsStored(SAMPLE_SHAPE)
     card = model_card(recipe.model)
-    return CentreView(recipe.evaluation_size, recipe.channels, card.view, card.crop)
+    return CentreView(recipe.resolved_test_size, recipe.channels, card.view, card.crop)
 
 
 def _as_stored(recipe: Recipe, size: int) -> bool:

@@ -3,20 +3,22 @@
 import dataclasses
 from typing import Literal
 
+from nfx._checks import at_least
 from nfx.data import Loading
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How to run a recipe. None of this changes the result, beyond the rounding of a mesh.
+    """How to run a recipe.
 
-    But for batches that `on_nonfinite` leaves out.
+    None of this changes the result, except the mesh (rounding) and the batches that
+    `on_nonfinite` skips.
 
     Attributes:
-        run_dir: Where to write; by default a new folder in runs/, named by recipe and time.
-        resume: Continue the run in run_dir from its last checkpoint, to the same bits as if it
+        run_dir: Where to write; by default a new directory in runs/, named by recipe and time.
+        resume: Resume the run in run_dir from its latest checkpoint, to the same bits as if it
             had never stopped.
-        resume_if_begun: Continue the run in run_dir if it has begun, else begin it: one command
+        resume_if_begun: Resume the run in run_dir if it has begun, else begin it: one command
             line for every attempt, for whoever starts it again.
         mesh: Devices to use, as "data=4,fsdp=2"; "data=all" splits the batch over all there are.
             The batch is split over data and fsdp, the state over fsdp, and the channels of blocks
@@ -51,6 +53,15 @@ class RunOptions:
     on_nonfinite: Literal["raise", "skip"] = "raise"
     hang_timeout: float = 1800.0
     wandb: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks what does not depend on the recipe.
+
+        Raises:
+            ValueError: If a number is not in its range.
+        """
+        at_least(1, keep_checkpoints=self.keep_checkpoints)
+        at_least(0, hang_timeout=self.hang_timeout)
 
     @property
     def loading(self) -> Loading:

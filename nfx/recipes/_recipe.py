@@ -1,7 +1,7 @@
 """Recipes: every choice that decides what a run computes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from nfx.augment import Augmentation, Stage
@@ -10,6 +10,24 @@ from nfx.train import PrecisionName
 
 # Of `nfx.nn.Remat`, those that have a name.
 RematName = Literal["none", "full", "convs"]
+
+
+# What numbers of a recipe may be, if they are given.
+# fmt: off
+_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("at least 1", lambda x: x >= 1,
+     ("steps", "batch_size", "image_size", "test_size", "microbatches", "unroll")),
+    ("at least 0", lambda x: x >= 0,
+     ("final_learning_rate", "warmup_steps", "weight_decay", "mixup", "sharpness_radius",
+      "randaugment_layers", "randaugment_level")),
+    ("more than 0", lambda x: x > 0, ("learning_rate", "clipping")),
+    ("in (0, 1]", lambda x: 0 < x <= 1, ("crop_area",)),
+    ("in [0, 1]", lambda x: 0 <= x <= 1, ("bad_share", "erase")),
+    ("in [0, 1)", lambda x: 0 <= x < 1,
+     ("momentum", "ema", "label_smoothing", "stochastic_depth", "dropout")),
+    ("in [0, 2**32)", lambda x: 0 <= x < 2**32, ("seed",)),
+)
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +51,11 @@ class Recipe:
             skip them: another is drawn, and the run directory lists them.
         bad_share: Stop when more than this share of the images is skipped.
         model: A name that `nfx models` lists, as nfnet_micro or nf_regnet_b0.
-        init: What to start from, in place of random parameters: the averaged ones of a run, of its
+        init: What to start from, in place of fresh parameters: the averaged ones of a run, of its
             latest checkpoint or of RUN@STEP or RUN@best; a file of weights; or weights on the
-            Hugging Face Hub, as timm/dm_nfnet_f0.dm_in1k. The classifier is kept if the classes
-            are the same, and otherwise a fresh one.
-        freeze: What is not trained: all but the classifier ("backbone"), or nothing. What is
+            Hugging Face Hub, as timm/dm_nfnet_f0.dm_in1k. The head is kept if the classes are
+            the same, and otherwise a fresh one.
+        freeze: What is not trained: all but the head ("backbone"), or nothing. What is
             frozen costs as much as what is not.
         steps: Steps of training in all.
         batch_size: Images in a step, over all devices.
@@ -51,10 +69,10 @@ class Recipe:
             for no clipping.
         sharpness_radius: Radius of sharpness-aware minimization, which doubles the cost of a step;
             0 for none.
-        ema: Decay of the parameters' average, by which the run is judged; 0 for no average.
+        ema: Decay of the averaged parameters, by which the run is judged; 0 for no average.
         label_smoothing: Share of a label that is spread over all classes.
         stochastic_depth: Rate at which residual branches are dropped, at the end of the ramp.
-        dropout: Rate before the classifier.
+        dropout: Rate before the head.
         flip: Whether half of the training images are mirrored left to right.
         randaugment_layers: How many of RandAugment's operations each training image goes
             through; 4 in the paper, 0 for none.
@@ -125,36 +143,11 @@ class Recipe:
         Raises:
             ValueError: Listing all that are not.
         """
-        shares = ("momentum", "ema", "label_smoothing", "stochastic_depth", "dropout")
         problems = [
-            f"{name}={getattr(self, name)} must be {range_}"
-            for names, range_, holds in (
-                (
-                    ("steps", "batch_size", "image_size", "test_size", "microbatches", "unroll"),
-                    "at least 1",
-                    lambda x: x is None or x >= 1,
-                ),
-                (
-                    (
-                        "final_learning_rate",
-                        "warmup_steps",
-                        "weight_decay",
-                        "mixup",
-                        "sharpness_radius",
-                        "randaugment_layers",
-                        "randaugment_level",
-                    ),
-                    "at least 0",
-                    lambda x: x >= 0,
-                ),
-                (("learning_rate", "clipping"), "more than 0", lambda x: x is None or x > 0),
-                (("crop_area",), "in (0, 1]", lambda x: 0 < x <= 1),
-                (("bad_share", "erase"), "in [0, 1]", lambda x: 0 <= x <= 1),
-                (shares, "in [0, 1)", lambda x: 0 <= x < 1),
-                (("seed",), "in [0, 2**32)", lambda x: 0 <= x < 2**32),
-            )
+            f"{name}={value} must be {words}"
+            for words, holds, names in _RANGES
             for name in names
-            if not holds(getattr(self, name))
+            if (value := getattr(self, name)) is not None and not holds(value)
         ]
         peak = self.learning_rate * self.batch_size / 256
         if self.final_learning_rate > peak:
@@ -173,7 +166,7 @@ class Recipe:
         return 3 if self.color == "rgb" else 1
 
     @property
-    def evaluation_size(self) -> int:
+    def resolved_test_size(self) -> int:
         """Side of the test images, in pixels."""
         return self.test_size or self.image_size
 
@@ -222,6 +215,6 @@ def check_same_recipe(run: str, saved: Recipe, asked: Recipe) -> None:
     ]
     if differ:
         raise ValueError(
-            f"{run!r} holds another run: its {'; '.join(differ)}. To continue it, leave these "
+            f"{run!r} holds another run: its {'; '.join(differ)}. To resume it, leave these "
             "options out; to train otherwise, choose another --run-dir."
         )

@@ -13,9 +13,9 @@ from nfx.train import RunDirectory
 
 
 def report(
-    run_dir: str | Path,
+    run: str | Path,
     *,
-    out: str | Path = "",
+    output: str | Path = "",
     step: Which = None,
     data: str = "",
     mesh: str = "data=all",
@@ -24,10 +24,10 @@ def report(
     """Writes a report of a run, which may be going on: one file of HTML.
 
     Args:
-        run_dir: The run directory.
-        out: Where to write it, by default `report.html` in the run directory.
+        run: The run directory.
+        output: Where to write it, by default `report.html` in the run directory.
         step: The step of the checkpoint that classifies the test images, or "best" for the best
-            by test accuracy; by default the newest.
+            by test accuracy; by default the latest.
         data: Where the run's images are now, if not where they were.
         mesh: Devices to use, as in training; any, whatever the run was trained on.
         say: Is told what is being done.
@@ -42,12 +42,13 @@ def report(
             that the model knows.
     """
     importlib.import_module("matplotlib")  # an extra: if it is missing, that is said at once
-    directory = RunDirectory.open(run_dir)
-    path = Path(out).expanduser() if out else directory.path / "report.html"
+    directory = RunDirectory.open(run)
+    path = Path(output).expanduser() if output else directory.path / "report.html"
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"Cannot write a report to {str(path)!r}: give a file in a folder.")
-    devices = read_mesh(mesh)
-    found = gather_report(directory, devices, step=step, data=data, say=say)
+        raise ValueError(
+            f"Cannot write a report to {str(path)!r}: give a file in a directory that there is."
+        )
+    found = gather_report(directory, read_mesh(mesh), step=step, data=data, say=say)
     page = report_page(found)
     try:
         write_whole(path, page, path.with_name(f"{path.name}.tmp"))

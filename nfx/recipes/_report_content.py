@@ -118,9 +118,9 @@ def _images(directory: RunDirectory, recipe: Recipe, data: str) -> Splits[Images
     recipe = dataclasses.replace(recipe, data=data or recipe.data, bad_images="skip")
     try:
         images = recipe_images(recipe)
+        check_classes(directory, images.test, recipe.data)
     except ValueError as error:
         if data:
             raise
         return f"{error} Say where they are now with --data."
-    check_classes(directory, images.test, recipe.data)
     return images

@@ -21,6 +21,7 @@ from nfx.recipes._report_tables import (
     troubles_list,
 )
 from nfx.recipes._toml import recipe_to_toml
+from nfx.sharding import format_mesh
 
 
 # Names of classes in the summary.
@@ -142,7 +143,7 @@ def _facts(found: RunReport) -> list[tuple[str, object]]:
     train, test = config["images"]
     names = [*found.class_names[:_NAMED], *(["…"] if len(found.class_names) > _NAMED else [])]
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    mesh = ",".join(f"{axis}={size}" for axis, size in found.result.get("mesh", {}).items())
+    mesh = format_mesh(found.result.get("mesh", {}))
     devices = [("Devices", f"{found.result['platform']}, mesh {mesh}")] if mesh else []
     return [
         ("Model", f"{recipe.model}, {found.parameters:,} parameters, {recipe.precision}"),

@@ -28,11 +28,11 @@ _EXACT_SIDE = 64
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
 
 
-def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str = "") -> Html:
+def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
     """Makes a table that scrolls where it is wider than the page."""
     header = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
     body = (tag("tr", *(tag("td", cell) for cell in row)) for row in rows)
-    return tag("div", tag("table", header, tag("tbody", *body), class_=class_), class_="scroll")
+    return tag("div", tag("table", header, tag("tbody", *body)), class_="scroll")
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> Html:

@@ -143,16 +143,13 @@ def _check(recipe: Recipe, options: RunOptions, parts: Parts, mesh: Mesh) -> Non
             "--run-dir DIR, the same to all, where all of them can read and write."
         )
     check_mesh(recipe, mesh)
+    recipe_to_toml(recipe)
     cadence_of(recipe, options)
-    if options.hang_timeout < 0:
-        raise ValueError(f"hang_timeout={options.hang_timeout} must be at least 0.")
     if recipe.batch_size > len(parts.images.train):
         raise ValueError(
             f"batch_size={recipe.batch_size} must be at most the {len(parts.images.train)} images "
             "to train on."
         )
-    if options.keep_checkpoints < 1:
-        raise ValueError(f"keep_checkpoints={options.keep_checkpoints} must be at least 1.")
     check_wandb(options.wandb)
     jax.eval_shape(parts.build_model)
     if recipe.init and not resumes(options):
@@ -188,9 +185,7 @@ def _result(
             f"used without: nfx evaluate {_shown(directory.path)}"
         )
     return {
-        "test_accuracy": evaluation.ema.accuracy,
-        "test_accuracy_raw": evaluation.raw.accuracy,
-        "test_loss": evaluation.ema.loss,
+        **evaluation.metrics(),
         "train_loss": latest["last_loss"],
         "steps": int(state.step),
         "params_digest": tree_digest(state.model),

@@ -250,12 +250,7 @@ class _Observer:
 
     def evaluate(self, step: int, state: TrainState) -> RunEvaluation:
         evaluation = self._session.measure(state)
-        scalars = {
-            "test_accuracy": evaluation.ema.accuracy,
-            "test_accuracy_raw": evaluation.raw.accuracy,
-            "test_loss": evaluation.ema.loss,
-        }
-        self._log.write(step, scalars)
+        self._log.write(step, evaluation.metrics())
         self._session.display.say(
             f"step {step:>6,}  loss {self._log.latest['loss']:.3f}  "
             f"test accuracy {evaluation.ema.accuracy:.1%} (raw {evaluation.raw.accuracy:.1%})"

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
-from nfx.graph import adapt_input_channels, stack_blocks, unstack_blocks
+from nfx.graph import adapt_input_channels, stack_like, unstack_blocks
 from nfx.recipes._build import Parts
 from nfx.recipes._classifier import Classifier, load_classifier
 from nfx.recipes._recipe import Recipe, recipe_from_config
@@ -77,7 +77,7 @@ def start_from(recipe: Recipe, parts: Parts, mesh: Mesh) -> tuple[TrainState, st
     def build(model: Any, head: PyTree) -> PyTree:
         if source.images.channels != recipe.channels:
             model = adapt_input_channels(model, recipe.channels)
-        return _as_built(model, head, recipe, parts)
+        return _as_built(model, head, parts)
 
     state = start_state(build, (model, head), source.statistics, parts.optimizer, mesh)
     return state, _words(recipe, parts, source, keeps)
@@ -98,7 +98,7 @@ def _described(recipe: Recipe) -> tuple[str, int]:
     return pretrained_model(recipe.init, named), channels
 
 
-def _as_built(model: PyTree, head: PyTree, recipe: Recipe, parts: Parts) -> PyTree:
+def _as_built(model: PyTree, head: PyTree, parts: Parts) -> PyTree:
     """The parameters of a model with its blocks on their own, in the recipe's own model.
 
     That has rates of dropout of its own, and its blocks may be stacked.
@@ -109,20 +109,18 @@ def _as_built(model: PyTree, head: PyTree, recipe: Recipe, parts: Parts) -> PyTr
     filled = jax.tree.unflatten(
         jax.tree.structure(plain), [leaves[path] for path in leaves_by_path(plain)]
     )
-    if recipe.stack:
-        return stack_blocks(filled, remat=recipe.remat, unroll=recipe.unroll)
-    return filled
+    return stack_like(filled, like)
 
 
 def _words(recipe: Recipe, parts: Parts, source: Classifier, keeps: bool) -> str:
     """What is said of a start."""
     old, new = len(source.class_names), len(parts.images.train.class_names)
-    classifier = (
-        f"its classifier of {old:,} classes is kept"
+    head = (
+        f"its head of {old:,} classes is kept"
         if keeps
-        else f"a fresh classifier of {new:,} classes takes the place of that of {old:,}"
+        else f"a fresh head of {new:,} classes takes the place of that of {old:,}"
     )
-    words = [f"Starting from the weights of {recipe.init}: {classifier}"]
+    words = [f"Starting from the weights of {recipe.init}: {head}"]
     if source.images.channels != recipe.channels:
         words.append(
             f"the first kernel is adapted from {source.images.channels} channels to "
@@ -131,5 +129,5 @@ def _words(recipe: Recipe, parts: Parts, source: Classifier, keeps: bool) -> str
     elif (source.images.mean, source.images.std) != parts.preprocessing[:2]:
         words.append("its images were normalized otherwise")
     if recipe.freeze != "none":
-        words.append("nothing but the classifier is trained")
+        words.append("nothing but the head is trained")
     return "; ".join(words) + "."

@@ -13,7 +13,7 @@ from nfx.recipes._recipe import Recipe
 from nfx.recipes._table import get_recipe, starting_recipe
 
 
-# TOML has no word for it.
+# TOML has no null.
 _NONE = "none"
 
 
@@ -23,7 +23,7 @@ def read_recipe(path: str | Path, *, data: str = "") -> Recipe:
     Args:
         path: The file. `recipe = "NAME"` says which recipe its other keys change; without it
             that is "sample", or "folder" if the data is another.
-        data: The data, if the file does not say.
+        data: The images, if the file does not say: they choose the recipe to start from.
 
     Raises:
         ValueError: If there is no such file, it is not TOML, or keys are unknown or of the wrong
@@ -53,7 +53,15 @@ def recipe_to_toml(recipe: Recipe) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value in TOML, which has JSON's strings, booleans and lists, but for two details."""
+    """A value in TOML, which has JSON's strings, booleans and lists, but for two details.
+
+    Raises:
+        ValueError: If it is a path in no encoding: TOML is Unicode.
+    """
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(
+            f"{value!r} is in no encoding, and a recipe is written as Unicode: rename the folder."
+        )
     if isinstance(value, float):
         return repr(value)
     text = json.dumps(_NONE if value is None else value, ensure_ascii=False)

@@ -15,6 +15,7 @@ from nfx.sharding._mesh import (
     batch_spec as batch_spec,
     check_batch_divides as check_batch_divides,
     constrain as constrain,
+    format_mesh as format_mesh,
     local_example_indices as local_example_indices,
     make_mesh as make_mesh,
     parse_mesh_shape as parse_mesh_shape,

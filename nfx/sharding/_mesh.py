@@ -129,6 +129,11 @@ def parse_mesh_shape(text: str, devices: int) -> dict[str, int]:
     return {axis: devices // known if size == "all" else int(size) for axis, size in pairs}
 
 
+def format_mesh(shape: Mapping[str, int]) -> str:
+    """Writes the sizes of a mesh's axes as `parse_mesh_shape` reads them."""
+    return ",".join(f"{axis}={size}" for axis, size in shape.items())
+
+
 def read_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes the mesh that a text describes: see `parse_mesh_shape` and `make_mesh`.
 

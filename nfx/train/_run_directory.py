@@ -15,7 +15,7 @@ class RunDirectoryError(Exception):
 
 def has_begun(path: str | Path) -> bool:
     """Whether a directory holds a run."""
-    return (Path(path) / "config.json").exists()
+    return (Path(path).expanduser() / "config.json").exists()
 
 
 class RunDirectory:
@@ -38,7 +38,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: If the directory holds a run already.
         """
-        path = Path(path).absolute()
+        path = Path(path).expanduser().absolute()
         if has_begun(path):
             raise RunDirectoryError(
                 f"{str(path)!r} holds a run already. Continue it with --resume, or choose another "
@@ -60,7 +60,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: If there is none, or its configuration cannot be read.
         """
-        path = Path(path).absolute()
+        path = Path(path).expanduser().absolute()
         try:
             config = dict(json.loads((path / "config.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
