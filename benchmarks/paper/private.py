@@ -83,7 +83,7 @@ def main():
     options = parse_options(__doc__, seeds=1)
     began = time.monotonic()
     data = load_data(options)
-    steps, expected = (2, 64) if options.quick else (300, 1024)
+    steps, expected = (2, 64) if options.quick else (200, 1024)
     budgets = BUDGETS[:1] if options.quick else BUDGETS
     rows = [_train(data, budget, steps, expected) for budget in budgets]
     cost = _cost(data, rounds=1 if options.quick else 5)
@@ -138,7 +138,7 @@ def _train(data, epsilon, steps, expected):
     optimizer = optax.chain(
         gaussian_privatizer(stddev=CLIP_NORM * noise, prng_key=jax.random.key(1)),
         optax.scale(1 / expected),
-        optax.sgd(warmup_cosine(4.0, steps=steps, warmup_steps=steps / 20), 0.9, nesterov=True),
+        optax.sgd(warmup_cosine(1.0, steps=steps, warmup_steps=steps / 20), 0.9, nesterov=True),
     )
     model = build(NORMALIZER_FREE, jax.random.key(0))
     state = optimizer.init(model)

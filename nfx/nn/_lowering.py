@@ -18,6 +18,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from nfx._varying import vary, varying_axes
 from nfx.nn._formulations import (
     convolution_forward,
     convolution_input_gradient,
@@ -122,19 +123,8 @@ def convolution(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw i o"], geometry: Geometry
 ) -> Float[Array, "n h2 w2 o"]:
     """Convolves images."""
-    axes = _varying(x) | _varying(kernel)
-    return convolution_p.bind(_vary(x, axes), _vary(kernel, axes), geometry=geometry)
-
-
-def _varying(x: Array) -> frozenset[str]:
-    """The axes of the mesh over which an array inside `shard_map` differs."""
-    return jax.typeof(x).manual_axis_type.varying
-
-
-def _vary(x: Array, axes: frozenset[str]) -> Array:
-    """As the operators of JAX do: both operands vary over the same axes."""
-    missing = tuple(axes - _varying(x))
-    return jax.lax.pcast(x, missing, to="varying") if missing else x
+    axes = varying_axes(x) | varying_axes(kernel)
+    return convolution_p.bind(vary(x, axes), vary(kernel, axes), geometry=geometry)
 
 
 def _lowered(platform: str, which: str) -> Callable[..., Array]:

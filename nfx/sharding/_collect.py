@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
+from nfx._varying import vary
 from nfx.sharding._mesh import BATCH_AXES
 from nfx.sharding._rules import spec_axes
 
@@ -84,10 +85,7 @@ def _collect_leaf(
         sent = leaf.astype(communication.gather_dtype or leaf.dtype)
         parts = jax.lax.all_gather(sent, split.axes)
         whole = _joined(parts, split.dimension)
-    varying = jax.typeof(whole).manual_axis_type.varying
-    missing = tuple(axis for axis in batch_axes if axis not in varying)
-    whole = jax.lax.pcast(whole, missing, to="varying") if missing else whole
-    return whole.astype(leaf.dtype)
+    return vary(whole, batch_axes).astype(leaf.dtype)
 
 
 def _collect_forward(
