@@ -265,6 +265,16 @@ def test_two_conversions_do_not_write_into_one_directory(undisturbed, tmp_path):
     assert files_of(tmp_path) == files
 
 
+def test_where_there_are_no_locks_that_is_said(undisturbed, tmp_path, monkeypatch):
+    def unsupported(file, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(Operation not supported\)"):
+        convert(load_folder(undisturbed[0]), tmp_path, shard_megabytes=MEGABYTES)
+    assert files_of(tmp_path) == undisturbed[1]
+
+
 def test_the_lock_is_let_go_after_a_failure(undisturbed, tmp_path):
     begin(undisturbed[0], tmp_path)
     with (tmp_path / ".conversion/lock").open() as lock:

@@ -4,7 +4,7 @@ import asyncio
 import functools as ft
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from nfx._files import file_digest, sync, write_whole
+from nfx._files import file_digest, json_digest, sync, write_whole
 from nfx.checkpoint._errors import first_line, readable, UnreadableError
 
 
@@ -62,8 +62,8 @@ def list_files(folder: Path) -> None:
     for path in files:
         sync(path)
     digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
-    content = {"sha256": digests, "seal": _seal(digests)}
-    write_whole(folder / LIST, json.dumps(content), folder / f"{LIST}.tmp")
+    content = {"sha256": digests, "seal": json_digest(digests)}
+    write_whole(folder / LIST, json.dumps(content))
 
 
 def find_damage(directory: Path, step: int) -> str:
@@ -144,7 +144,7 @@ def _read(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
 def _listed(folder: Path) -> dict[str, str]:
     """The digests of a folder's files by name."""
     content = json.loads(_read(folder, LIST, Path.read_text))
-    if content["seal"] != _seal(content["sha256"]):
+    if content["seal"] != json_digest(content["sha256"]):
         raise ValueError("it is not what was written")
     return content["sha256"]
 
@@ -171,7 +171,3 @@ def _digest(folder: Path, name: str) -> str | None:
         return _read(folder, name, file_digest)
     except _MISSING:
         return None
-
-
-def _seal(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

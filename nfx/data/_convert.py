@@ -6,21 +6,15 @@ import math
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nfx._files import lock, write_whole
 from nfx.data._inputs import Convertible, outline
-from nfx.data._manifest import (
-    DatasetError,
-    MANIFEST,
-    Manifest,
-    read_manifest,
-    SCRATCH,
-    Shard,
-    write_atomically,
-)
+from nfx.data._manifest import DatasetError, MANIFEST, Manifest, read_manifest, SCRATCH, Shard
 from nfx.data._shards import finished_shard, ShardPlan, Tally, write_shard
 from nfx.data._sources import ImageError, Splits
 
@@ -90,7 +84,7 @@ def convert(
             _prepare(root, scratch, plan)
             shards = _write_shards(source, plan, root, scratch, workers, progress)
             manifest = _manifest(source, plan, shards)
-            write_atomically(root / MANIFEST, manifest.to_json(), scratch)
+            write_whole(root / MANIFEST, manifest.to_json(), scratch=scratch)
         _remove_scratch(scratch)
     return manifest
 
@@ -132,23 +126,27 @@ def _number_of_shards(images: int, size: int, limit: float) -> int:
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[Path]:
     """Makes the directory for scratch files, and keeps other conversions out of it."""
-    import fcntl  # which Windows has not
-
     scratch = root / SCRATCH
     try:
         _refuse_others(root)
         scratch.mkdir(parents=True, exist_ok=True)
-        lock = (scratch / _LOCK).open("w")
+        file = (scratch / _LOCK).open("wb")
     except OSError as error:
         raise DatasetError(f"Cannot write into {str(root)!r}: {error.strerror}.") from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(file)
+        except BlockingIOError:
             raise DatasetError(
                 f"Another conversion into {str(root)!r} is going on. Wait for it, or choose "
                 "another destination."
             ) from None
+        except OSError as error:
+            warnings.warn(
+                f"{str(root)!r} cannot be locked ({error.strerror or error}): take care that no "
+                "other process converts into it.",
+                stacklevel=4,
+            )
         yield scratch
 
 
@@ -176,7 +174,7 @@ def _prepare(root: Path, scratch: Path, plan: _Plan) -> None:
         )
     for path in scratch.glob("*.partial"):
         path.unlink()
-    write_atomically(scratch / _PLAN, plan.to_json(), scratch)
+    write_whole(scratch / _PLAN, plan.to_json())
 
 
 def _finished(root: Path, scratch: Path, plan: _Plan) -> Manifest:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nfx._files import file_digest, sync
+from nfx._files import file_digest, sync, write_whole
 from nfx.data._array_record import encode_record, record_digest
 from nfx.data._inputs import Convertible, read_in_order
-from nfx.data._manifest import content_digest, DatasetError, Shard, write_atomically
+from nfx.data._manifest import content_digest, DatasetError, Shard
 from nfx.data._sources import ImageError
 
 
@@ -94,7 +94,7 @@ def write_shard(
                     break  # closing says why
         shard = _check(partial, plan, content_digest([content]))
         receipt = json.dumps(dataclasses.asdict(shard))
-        write_atomically(scratch / f"{plan.name}.json", receipt, scratch)
+        write_whole(scratch / f"{plan.name}.json", receipt)
         partial.replace(root / plan.name)
         sync(root)
     except OSError as error:
