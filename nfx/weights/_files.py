@@ -58,6 +58,17 @@ def read_weights(path: str | Path, *, unpickle: bool = False) -> dict[str, Any]:
     raise _damaged(path, "neither begins like this")
 
 
+def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Joins the two levels of a Haiku tree of parameters, if there are two."""
+    flat: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}/{parameter}": array for parameter, array in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
 def read_description(path: str | Path) -> dict[str, Any]:
     """Returns what a safetensors file of nfx's says of itself; nothing for any other file.
 
