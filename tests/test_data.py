@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -372,8 +373,9 @@ def test_bad_images_are_skipped_for_the_same_others_everywhere(hosts, threads):
 
 def test_where_all_images_are_bad_none_is_skipped():
     images = Images(FileSource(4, range(4)), RandomCrop(8), "skip")
-    with pytest.raises(BadImageError):
+    with pytest.raises(BadImageError, match="Nor can the 10 before it") as error:
         next(training_batches(images, 4, seed=0))
+    assert "--bad-images" not in str(error.value)
 
 
 def test_bad_images_do_not_count_in_evaluation():
@@ -449,6 +451,29 @@ def test_labels_of_a_test_set_are_those_of_the_training_set(tmp_path):
     assert splits.test.class_names == ["cat", "dog", "emu"]
 
 
+def test_a_test_folder_without_classes_gives_way_to_validation(tmp_path):
+    for split in ("train", "validation"):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, 2)
+    write_images(tmp_path / "test", 3)
+    assert load_folder(tmp_path).test.names[0] == "validation/cat/00.png"
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_not_left_out(tmp_path, monkeypatch):
+    for name in ("cat", "dog", "emu"):
+        write_images(tmp_path / name, 10)
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("emu"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"folder '.*emu' cannot be read: Permission denied"):
+        load_folder(tmp_path)
+
+
 def test_folders_without_a_test_set_hold_every_tenth_out(tmp_path):
     write_images(tmp_path / "cat" / "deep", 20)
     write_images(tmp_path / "dog", 10)
@@ -478,7 +503,7 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has 1 classes to train on \(cat\)"):
         load_folder(tmp_path / "one")
     write_images(tmp_path / "half" / "train" / "cat", 1)
-    with pytest.raises(ValueError, match="neither 'test' nor 'val'"):
+    with pytest.raises(ValueError, match="none of 'test', 'val', 'validation' with"):
         load_folder(tmp_path / "half")
     write_images(tmp_path / "half" / "train" / "dog", 1)
     write_images(tmp_path / "half" / "val" / "bird", 1)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from nfx._files import file_digest, sync, write_whole
 from nfx.data._array_record import encode_record, record_digest
+from nfx.data._class_names import label_problem
 from nfx.data._inputs import Convertible, read_in_order
 from nfx.data._manifest import content_digest, DatasetError, Shard
 from nfx.data._sources import ImageError
@@ -120,11 +121,8 @@ def _payloads(images: Convertible, plan: ShardPlan) -> Iterator[tuple[bytes, int
     try:
         records = read_in_order(images, plan.start, plan.stop)
         for position, record in zip(range(plan.start, plan.stop), records, strict=True):
-            if not 0 <= record.label < classes:
-                raise DatasetError(
-                    f"The label {record.label} of {record.name!r} is none of {classes} classes: "
-                    f"labels go from 0 to {classes - 1}."
-                )
+            if problem := label_problem(record.label, classes):
+                raise DatasetError(f"{record.name!r} has the label {record.label}, and {problem}")
             payload = encode_record(record)
             yield payload, record_digest(position, payload)
     except ImageError as error:
