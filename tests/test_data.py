@@ -108,16 +108,16 @@ def test_crops_are_others_in_every_epoch(undisturbed):
     assert (images[first] != images[second]).any()
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("loading", [Loading(threads=0), Loading(threads=2)], ids=["0", "2"])
 @pytest.mark.parametrize("first_step", [0, 3])
-def test_hosts_threads_and_resuming_change_no_pixel(undisturbed, hosts, loading, first_step):
+def test_parts_threads_and_resuming_change_no_pixel(undisturbed, count, loading, first_step):
     parts = [
         training_batches(
-            cropped(60), BATCH, seed=SEED, first_step=first_step, host=host, hosts=hosts,
+            cropped(60), BATCH, seed=SEED, first_step=first_step, part=part, parts=count,
             loading=loading,
         )
-        for host in range(hosts)
+        for part in range(count)
     ]  # fmt: skip
     for found, expected in zip(
         zip(*(taken(part, 4 - first_step) for part in parts), strict=True), undisturbed, strict=True
@@ -217,7 +217,7 @@ def runs(process):
 
 ORPHAN = """
 import multiprocessing, os, signal, time
-from nfx.data._pipeline import _follow_parent
+from nfx.data._loading import _follow_parent
 def work(parent):
     while os.getppid() == parent:
         time.sleep(0.01)
@@ -244,10 +244,12 @@ def test_a_worker_process_ends_if_the_other_was_gone_before_it_began(tmp_path):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("batch_size", "hosts"), [(30, 1), (0, 1), (4, 3)])
-def test_batches_that_cannot_be_are_refused(batch_size, hosts):
-    with pytest.raises(ValueError, match=f"batch_size={batch_size} must be a multiple of {hosts}"):
-        training_batches(numbered(20), batch_size, seed=0, hosts=hosts)
+@pytest.mark.parametrize(("batch_size", "parts"), [(30, 1), (0, 1), (4, 3)])
+def test_batches_that_cannot_be_are_refused(batch_size, parts):
+    with pytest.raises(
+        ValueError, match=f"batch_size={batch_size} must be a multiple of parts={parts}"
+    ):
+        training_batches(numbered(20), batch_size, seed=0, parts=parts)
 
 
 @pytest.mark.parametrize("numbers", [{"threads": -1}, {"workers": -1}])
@@ -257,20 +259,20 @@ def test_nobody_loads_with_fewer_than_no_threads(numbers):
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "hosts"), [(10, 4, 1), (10, 4, 2), (9, 8, 2), (3, 4, 4), (50, 36, 2)]
+    ("count", "size", "parts"), [(10, 4, 1), (10, 4, 2), (9, 8, 2), (3, 4, 4), (50, 36, 2)]
 )
 @pytest.mark.parametrize("threads", [0, 2])
-def test_evaluation_sees_every_image_once(count, size, hosts, threads):
+def test_evaluation_sees_every_image_once(count, size, parts, threads):
     seen, steps = [], set()
-    for host in range(hosts):
+    for part in range(parts):
         batches = list(
             evaluation_batches(
-                numbered(count), size, host=host, hosts=hosts, loading=Loading(threads=threads)
+                numbered(count), size, part=part, parts=parts, loading=Loading(threads=threads)
             )
         )
         steps.add(len(batches))
         for batch in batches:
-            assert batch.images.shape == (size // hosts, 2, 2, 1)
+            assert batch.images.shape == (size // parts, 2, 2, 1)
             seen += batch.images[batch.labels != PADDING_LABEL, 0, 0, 0].tolist()
     assert sorted(seen) == list(range(count))
     assert steps == {-(-count // size)}
@@ -347,18 +349,18 @@ def test_a_bad_image_is_named():
         list(evaluation_batches(images, 4))
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("threads", [0, 2])
-def test_bad_images_are_skipped_for_the_same_others_everywhere(hosts, threads):
+def test_bad_images_are_skipped_for_the_same_others_everywhere(count, threads):
     images = Images(FileSource(12, BROKEN), RandomCrop(8), "skip")
     expected = training_batches(images, 12, seed=0)
     found = []
     parts = [
         training_batches(
-            images, 12, seed=0, host=host, hosts=hosts, on_skip=found.append,
+            images, 12, seed=0, part=part, parts=count, on_skip=found.append,
             loading=Loading(threads=threads),
         )
-        for host in range(hosts)
+        for part in range(count)
     ]  # fmt: skip
     for _ in range(2):
         batch = next(expected)

@@ -93,7 +93,7 @@ def write_shard(
                     raise StoppedError
                 if not writer.ok():
                     break  # closing says why
-        shard = _check(partial, plan, content_digest([content]))
+        shard = _verified(partial, plan, content_digest([content]))
         receipt = json.dumps(dataclasses.asdict(shard))
         write_whole(scratch / f"{plan.name}.json", receipt)
         partial.replace(root / plan.name)
@@ -150,7 +150,7 @@ def _writer(path: Path) -> Iterator[Any]:
         raise _unwritable(path, str(error)) from error
 
 
-def _check(path: Path, plan: ShardPlan, content: str) -> Shard:
+def _verified(path: Path, plan: ShardPlan, content: str) -> Shard:
     """Brings a shard to disk, reads it back, and says what it is."""
     from array_record.python.array_record_module import ArrayRecordReader
 

@@ -90,7 +90,7 @@ class ArraySource:
                 f"{len(self.images)} images need labels of shape ({len(self.images)},); got "
                 f"{self.labels.shape}."
             )
-        check_labels(self.labels, len(self.class_names))
+        _check_labels(self.labels, len(self.class_names))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -157,7 +157,7 @@ class Splits(Generic[Part_co]):
         return iter((("train", self.train), ("test", self.test)))
 
 
-def check_labels(labels: np.ndarray, num_classes: int) -> None:
+def _check_labels(labels: np.ndarray, num_classes: int) -> None:
     """Raises a `ValueError` that names the first label outside `[0, num_classes)`."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if outside.size:
