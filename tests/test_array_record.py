@@ -1,5 +1,6 @@
 """nfx's own format: what is read is what was written, and no damage goes unnoticed."""
 
+import errno
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nfx.data import (
+    _array_record,
     ArraySource,
     convert,
     DatasetError,
@@ -153,7 +155,7 @@ def test_every_flipped_byte_of_a_shard_is_found(dataset):
         path.write_bytes(damaged)
         load_records(dataset)  # which looks at sizes only
         message = reason(verify_records, dataset)
-        assert f"1 shards of {str(dataset)!r}" in message
+        assert f"In {str(dataset)!r} 1 shard is damaged" in message
         assert f"{path.name}: its checksum is wrong" in message
     path.write_bytes(data)
     verify_records(dataset)
@@ -176,8 +178,41 @@ def test_every_damaged_shard_is_reported(dataset):
     message = reason(verify_records, dataset)
     assert f"{train.shards[1].name}: No such file" in message
     assert f"{path.name}: its checksum is wrong" in message
-    assert "2 shards" in message
+    assert "2 shards are damaged" in message
     assert train.shards[1].name in reason(load_records, dataset)
+
+
+def test_what_cannot_be_read_is_not_told_as_damage(dataset, monkeypatch):
+    names = [shard.name for shard in load_records(dataset).train.shards[:2]]
+    (dataset / names[0]).unlink()
+    digest = _array_record.file_digest
+
+    def refuse(path):
+        if path.name == names[1]:
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(path)
+
+    monkeypatch.setattr(_array_record, "file_digest", refuse)
+    damaged, unreadable = reason(verify_records, dataset).split("\nIn ")
+    assert "1 shard is damaged" in damaged
+    assert f"{names[0]}: No such file" in damaged
+    assert "1 shard is not readable, which need not be damage" in unreadable
+    assert f"{names[1]}: Input/output error" in unreadable
+
+
+def test_nothing_is_verified_by_no_threads(pristine):
+    with pytest.raises(ValueError, match="workers=0 must be at least 1"):
+        verify_records(pristine[0], workers=0)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((2, 3, 1)), np.zeros((2, 3), np.uint8), np.zeros((0, 0, 0), np.uint8)],
+)
+def test_pixels_that_are_no_image_are_not_written(pixels):
+    with pytest.raises(ImageError, match=r"must be uint8 of shape \(height, width, chan") as error:
+        encode_record(Record(pixels, 0, "noise"))
+    assert error.value.name == "noise"
 
 
 def test_every_flipped_byte_of_the_manifest_is_found(dataset):

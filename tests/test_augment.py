@@ -8,19 +8,16 @@ from nfx.augment import (
     augment_batch,
     Augmentation,
     cutmix,
-    cutmix_mask,
     mixup,
     NF_REGNET_ORDER,
     NFNET_ORDER,
     normalize,
-    paste,
     randaugment,
     random_erase,
     random_flip,
-    stage_keys,
-    weighted_mean,
 )
-from nfx.augment._pipeline import _check_order
+from nfx.augment._mix import cutmix_mask, paste, weighted_mean
+from nfx.augment._pipeline import _check_order, stage_keys
 from tests.reference import load_golden
 
 

@@ -1,4 +1,5 @@
 import gc
+import json
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def test_what_comes_back_is_what_was_saved(store):
 def test_a_checkpoint_explains_itself(store):
     store.save(1, state(), {"recipe": {"seed": 3}})
     store.wait()
-    assert store.config(1) == {"recipe": {"seed": 3}}
+    record = json.loads((store.directory / "1" / "record" / "metadata").read_text())
+    assert record["config"] == {"recipe": {"seed": 3}}
 
 
 def test_restores_to_the_sharding_that_is_asked_for(store):

@@ -240,9 +240,9 @@ def test_what_a_run_removes_meanwhile_is_not_listed(run, monkeypatch, capsys):
             raise FileNotFoundError("as Orbax does")
         return make(store)
 
-    make = CheckpointStore._made
+    make = CheckpointStore._open
     monkeypatch.setattr(_checkpoints, "_bytes", vanishing)
-    monkeypatch.setattr(CheckpointStore, "_made", made)
+    monkeypatch.setattr(CheckpointStore, "_open", made)
     assert main(["checkpoints", str(run), "list", "--json"]) == 0
     found = [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()]
     assert found == [10, 30, 40]

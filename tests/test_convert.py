@@ -224,6 +224,15 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(undisturbed, tmp_path):
     assert files_of(root) == files
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"source": 1}'])
+def test_a_damaged_plan_is_told_as_such(undisturbed, tmp_path, text):
+    begin(undisturbed[0], tmp_path / "set")
+    (tmp_path / "set/.conversion/plan.json").write_text(text)
+    message = reason(load_folder(undisturbed[0]), tmp_path / "set")
+    assert "plan.json' is damaged" in message
+    assert "Remove the directory" in message
+
+
 def test_destinations_that_hold_something_are_refused(undisturbed, tmp_path):
     source = load_folder(undisturbed[0])
     (tmp_path / "full").mkdir()
@@ -235,7 +244,7 @@ def test_destinations_that_hold_something_are_refused(undisturbed, tmp_path):
     assert "holds a finished data set" in reason(source, tmp_path / "set")
     assert files_of(tmp_path / "set") == before
     for options in ({"workers": 0}, {"shard_megabytes": 0}, {"shard_megabytes": float("nan")}):
-        with pytest.raises(ValueError, match=r"must be at least 1, and shard_megabytes=.* above 0"):
+        with pytest.raises(ValueError, match=r"must be (at least 1|above 0)"):
             convert(source, tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
 
@@ -263,6 +272,16 @@ def test_two_conversions_do_not_write_into_one_directory(undisturbed, tmp_path):
     go_on.set()
     first.join()
     assert files_of(tmp_path) == files
+
+
+def test_where_there_are_no_locks_that_is_said(undisturbed, tmp_path, monkeypatch):
+    def unsupported(file, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(Operation not supported\)"):
+        convert(load_folder(undisturbed[0]), tmp_path, shard_megabytes=MEGABYTES)
+    assert files_of(tmp_path) == undisturbed[1]
 
 
 def test_the_lock_is_let_go_after_a_failure(undisturbed, tmp_path):
@@ -296,7 +315,7 @@ def test_labels_without_a_class_are_refused(tmp_path, label):
     records = Listed(Record(noise(i), i % 2, f"{i}.jpg") for i in range(200))
     wrong = Listed(records)
     wrong[101] = Record(b"x", label, "bad.jpg")
-    assert f"label {label} of 'bad.jpg' is none of 2 classes" in reason(
+    assert f"'bad.jpg' has the label {label}, and with 2 classes labels go from 0 to 1" in reason(
         Splits(wrong, records), tmp_path / "set"
     )
     wrong.pop()

@@ -8,7 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nfx.data import convert, ImageError, load_images, load_records, open_sources, Record
+from nfx.data import (
+    convert,
+    ImageError,
+    load_images,
+    load_parquet,
+    load_records,
+    load_tars,
+    open_sources,
+    read_class_names,
+    Record,
+)
 from tests.datasets import noise, samples, write_folder, write_parquet, write_tar
 
 
@@ -67,6 +77,18 @@ def test_folders_without_a_test_folder_lose_every_tenth_image(tmp_path):
     assert names == ("a", "e", "o")
     with pytest.raises(ValueError, match="2 names for the 3 classes"):
         load_images(tmp_path / "in", class_names=["a", "e"])
+
+
+def test_which_folder_is_to_test_with_is_said(tmp_path):
+    write_folder(tmp_path / "flat", ["ash", "elm"], 10)
+    with pytest.raises(ValueError, match=r"every tenth image of a class is held out\. Leave"):
+        load_images(tmp_path / "flat", test_split="test")
+    write_folder(tmp_path / "two/train", ["ash", "elm"], 1)
+    write_folder(tmp_path / "two/val", ["ash", "elm"], 1)
+    for name in ("val", "validation"):
+        assert len(load_images(tmp_path / "two", test_split=name).test) == 2
+    with pytest.raises(ValueError, match=r"are those in '.*val', not of 'test'"):
+        load_images(tmp_path / "two", test_split="test")
 
 
 def test_tars_with_numbers_as_labels(tmp_path):
@@ -164,6 +186,53 @@ def test_bad_samples_are_named(tmp_path, members, message):
         load_images(tmp_path)
 
 
+def test_what_is_hidden_or_has_no_suffix_is_no_part_of_a_tar(tmp_path):
+    write_tar(tmp_path / "plain/train.tar", samples([0, 1] * 10))
+    left = [("./._0000.jpg", b"left by a Macintosh"), (".DS_Store", b"x"), ("README", b"images")]
+    members = [(f"./{name}", data) for name, data in samples([0, 1] * 10)]
+    write_tar(tmp_path / "other/train.tar", [*left, *members, (".hidden/k.jpg", b"x")])
+    (tmp_path / "other/._train.tar").write_bytes(b"left by a Macintosh")
+    plain, other = (load_images(tmp_path / name) for name in ("plain", "other"))
+    for split, of_plain in plain.items():
+        found = dict(other.items())[split]
+        assert [found[i].image for i in range(len(found))] == [
+            of_plain[i].image for i in range(len(of_plain))
+        ]
+
+
+def test_of_names_as_labels_none_may_be_of_two_classes(tmp_path):
+    write_tar(tmp_path / "train.tar", samples(["ash", "elm"] * 10))
+    with pytest.raises(ValueError, match="Classes 0 and 2 are both called 'ash'"):
+        load_images(tmp_path, class_names=["ash", "elm", "ash"])
+    with pytest.raises(ValueError, match=r"has the label 'elm', and the 2 classes are ash, oak"):
+        load_images(tmp_path, class_names=["ash", "oak"])
+
+
+@pytest.mark.parametrize("load", [load_tars, load_parquet])
+def test_a_missing_folder_is_named(tmp_path, load):
+    with pytest.raises(ValueError, match=r"No folder '.*missing'. Expected one with"):
+        load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat\ndog", ["cat", "dog"]),
+        ("cat\r\ndog\r\n\r\n \n", ["cat", "dog"]),
+        ("\ufeffcat\ncat\n", ["cat", "cat"]),
+    ],
+)
+def test_names_of_classes_are_the_lines_of_a_file(tmp_path, text, names):
+    (tmp_path / "names.txt").write_text(text, encoding="utf-8", newline="")
+    assert read_class_names(tmp_path / "names.txt") == names
+
+
+def test_a_blank_line_is_no_name_of_a_class(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(ValueError, match=r"Line 2 of '.*names.txt' is blank"):
+        read_class_names(tmp_path / "names.txt")
+
+
 def test_damaged_tars_are_refused(tmp_path):
     path = tmp_path / "train.tar"
     write_tar(path, samples([0, 1] * 10))
@@ -252,7 +321,7 @@ def test_the_split_to_test_with_is_chosen(tmp_path, kind):
     with pytest.raises(ValueError, match=r"No split 'dev' .* it has test, validation"):
         load_images(tmp_path, test_split="dev")
     write("val", [1, 3], 50)
-    with pytest.raises(ValueError, match=r"label 3 of val\..* is none of the 3 classes"):
+    with pytest.raises(ValueError, match=r"val\..* has the label 3, and with 3 classes labels go"):
         load_images(tmp_path)
     write("other", [0], 90)
     with pytest.raises(ValueError, match=r"other.* that say no split"):

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -107,16 +108,16 @@ def test_crops_are_others_in_every_epoch(undisturbed):
     assert (images[first] != images[second]).any()
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("loading", [Loading(threads=0), Loading(threads=2)], ids=["0", "2"])
 @pytest.mark.parametrize("first_step", [0, 3])
-def test_hosts_threads_and_resuming_change_no_pixel(undisturbed, hosts, loading, first_step):
+def test_parts_threads_and_resuming_change_no_pixel(undisturbed, count, loading, first_step):
     parts = [
         training_batches(
-            cropped(60), BATCH, seed=SEED, first_step=first_step, host=host, hosts=hosts,
+            cropped(60), BATCH, seed=SEED, first_step=first_step, part=part, parts=count,
             loading=loading,
         )
-        for host in range(hosts)
+        for part in range(count)
     ]  # fmt: skip
     for found, expected in zip(
         zip(*(taken(part, 4 - first_step) for part in parts), strict=True), undisturbed, strict=True
@@ -216,7 +217,7 @@ def runs(process):
 
 ORPHAN = """
 import multiprocessing, os, signal, time
-from nfx.data._pipeline import _follow_parent
+from nfx.data._loading import _follow_parent
 def work(parent):
     while os.getppid() == parent:
         time.sleep(0.01)
@@ -243,10 +244,12 @@ def test_a_worker_process_ends_if_the_other_was_gone_before_it_began(tmp_path):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("batch_size", "hosts"), [(30, 1), (0, 1), (4, 3)])
-def test_batches_that_cannot_be_are_refused(batch_size, hosts):
-    with pytest.raises(ValueError, match=f"batch_size={batch_size} must be a multiple of {hosts}"):
-        training_batches(numbered(20), batch_size, seed=0, hosts=hosts)
+@pytest.mark.parametrize(("batch_size", "parts"), [(30, 1), (0, 1), (4, 3)])
+def test_batches_that_cannot_be_are_refused(batch_size, parts):
+    with pytest.raises(
+        ValueError, match=f"batch_size={batch_size} must be a multiple of parts={parts}"
+    ):
+        training_batches(numbered(20), batch_size, seed=0, parts=parts)
 
 
 @pytest.mark.parametrize("numbers", [{"threads": -1}, {"workers": -1}])
@@ -256,20 +259,20 @@ def test_nobody_loads_with_fewer_than_no_threads(numbers):
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "hosts"), [(10, 4, 1), (10, 4, 2), (9, 8, 2), (3, 4, 4), (50, 36, 2)]
+    ("count", "size", "parts"), [(10, 4, 1), (10, 4, 2), (9, 8, 2), (3, 4, 4), (50, 36, 2)]
 )
 @pytest.mark.parametrize("threads", [0, 2])
-def test_evaluation_sees_every_image_once(count, size, hosts, threads):
+def test_evaluation_sees_every_image_once(count, size, parts, threads):
     seen, steps = [], set()
-    for host in range(hosts):
+    for part in range(parts):
         batches = list(
             evaluation_batches(
-                numbered(count), size, host=host, hosts=hosts, loading=Loading(threads=threads)
+                numbered(count), size, part=part, parts=parts, loading=Loading(threads=threads)
             )
         )
         steps.add(len(batches))
         for batch in batches:
-            assert batch.images.shape == (size // hosts, 2, 2, 1)
+            assert batch.images.shape == (size // parts, 2, 2, 1)
             seen += batch.images[batch.labels != PADDING_LABEL, 0, 0, 0].tolist()
     assert sorted(seen) == list(range(count))
     assert steps == {-(-count // size)}
@@ -346,18 +349,18 @@ def test_a_bad_image_is_named():
         list(evaluation_batches(images, 4))
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("threads", [0, 2])
-def test_bad_images_are_skipped_for_the_same_others_everywhere(hosts, threads):
+def test_bad_images_are_skipped_for_the_same_others_everywhere(count, threads):
     images = Images(FileSource(12, BROKEN), RandomCrop(8), "skip")
     expected = training_batches(images, 12, seed=0)
     found = []
     parts = [
         training_batches(
-            images, 12, seed=0, host=host, hosts=hosts, on_skip=found.append,
+            images, 12, seed=0, part=part, parts=count, on_skip=found.append,
             loading=Loading(threads=threads),
         )
-        for host in range(hosts)
+        for part in range(count)
     ]  # fmt: skip
     for _ in range(2):
         batch = next(expected)
@@ -372,8 +375,9 @@ def test_bad_images_are_skipped_for_the_same_others_everywhere(hosts, threads):
 
 def test_where_all_images_are_bad_none_is_skipped():
     images = Images(FileSource(4, range(4)), RandomCrop(8), "skip")
-    with pytest.raises(BadImageError):
+    with pytest.raises(BadImageError, match="Nor can the 10 before it") as error:
         next(training_batches(images, 4, seed=0))
+    assert "--bad-images" not in str(error.value)
 
 
 def test_bad_images_do_not_count_in_evaluation():
@@ -449,6 +453,29 @@ def test_labels_of_a_test_set_are_those_of_the_training_set(tmp_path):
     assert splits.test.class_names == ["cat", "dog", "emu"]
 
 
+def test_a_test_folder_without_classes_gives_way_to_validation(tmp_path):
+    for split in ("train", "validation"):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, 2)
+    write_images(tmp_path / "test", 3)
+    assert load_folder(tmp_path).test.names[0] == "validation/cat/00.png"
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_not_left_out(tmp_path, monkeypatch):
+    for name in ("cat", "dog", "emu"):
+        write_images(tmp_path / name, 10)
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("emu"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"folder '.*emu' cannot be read: Permission denied"):
+        load_folder(tmp_path)
+
+
 def test_folders_without_a_test_set_hold_every_tenth_out(tmp_path):
     write_images(tmp_path / "cat" / "deep", 20)
     write_images(tmp_path / "dog", 10)
@@ -478,7 +505,7 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has 1 classes to train on \(cat\)"):
         load_folder(tmp_path / "one")
     write_images(tmp_path / "half" / "train" / "cat", 1)
-    with pytest.raises(ValueError, match="neither 'test' nor 'val'"):
+    with pytest.raises(ValueError, match="none of 'test', 'val', 'validation' with"):
         load_folder(tmp_path / "half")
     write_images(tmp_path / "half" / "train" / "dog", 1)
     write_images(tmp_path / "half" / "val" / "bird", 1)

@@ -1,8 +1,11 @@
 """Files of weights, sound and broken, and the hub without a network."""
 
 import contextlib
+import errno
 import io
 import json
+import os
+import pathlib
 import pickle
 import warnings
 import zipfile
@@ -16,7 +19,16 @@ import pytest
 from huggingface_hub import errors
 
 import nfx
-from nfx.weights import from_timm, read_weights, to_official, to_timm, WeightsError, write_weights
+from nfx.weights import (
+    from_timm,
+    read_description,
+    read_weights,
+    to_official,
+    to_timm,
+    WeightsError,
+    write_weights,
+)
+from tests.disk import full_disk
 from tests.golden import rules
 from tests.reference import create_abstract, golden_mapping, load_golden
 
@@ -65,6 +77,41 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_what_does_not_fit_on_the_disk_leaves_what_was_there(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    write_weights(path, {"a": np.zeros(2)})
+    before = path.read_bytes()
+    with (
+        full_disk(),
+        pytest.raises(WeightsError, match=r"Cannot write .*weights.* \(File too large"),
+    ):
+        write_weights(path, {"a": np.zeros(10_000)})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_has_the_permissions_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_weights(tmp_path / "weights.npz", {"a": np.zeros(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights.npz").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("read", [read_weights, read_description])
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch, read):
+    (tmp_path / "weights.npz").touch()
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    with pytest.raises(WeightsError, match=r"Cannot read .*weights.npz' \(Permission denied\)"):
+        read(tmp_path / "weights.npz")
+
+
 def test_a_file_becomes_a_model(tmp_path, mapping):
     write_weights(tmp_path / "weights.safetensors", mapping)
     model = nfx.load_pretrained(tmp_path / "weights.safetensors", model="timm/test_nfnet")
@@ -88,7 +135,8 @@ def test_a_repository_is_loaded_from_the_cache(hub, mapping):
         np.testing.assert_array_equal(array, mapping[name])
 
 
-def test_a_repository_of_another_variant_is_refused(hub):
+def test_a_repository_of_another_variant_is_refused_before_its_weights_are_fetched(hub):
+    next(hub.rglob("model.safetensors")).unlink()
     with pytest.raises(WeightsError, match="'timm/test_nfnet', not of 'timm/nfnet_l0'"):
         nfx.load_pretrained(REPOSITORY, model="timm/nfnet_l0", cache_dir=hub, offline=True)
 
@@ -96,7 +144,10 @@ def test_a_repository_of_another_variant_is_refused(hub):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("timm/dm_nfnet_f0.dm_in1k", "is not in the cache, and offline=True looks no further"),
+        (
+            "timm/dm_nfnet_f0.dm_in1k",
+            "is not in the cache, and offline=True looks no further. Leave",
+        ),
         ("timm/dm_nfnet_f0", "neither a file nor the name of weights"),
         ("weights.safetensors", "neither a file nor the name of weights"),
         ("timm/dm_nfnet_f9.dm_in1k", "Did you mean 'timm/dm_nfnet_f"),
@@ -239,6 +290,7 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path, mapping):
 
 LINEAR = {
     "w": np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3)),
+    "permuted": np.arange(24.0, dtype=np.float32).reshape(2, 3, 4).transpose(1, 2, 0),
     "b": np.arange(3, dtype=">f8"),
     "scale": np.float16(0.5),
     "empty": np.zeros((0, 2), np.float32),

@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from PIL import Image, ImageEnhance, ImageOps
 
-from nfx.augment import OPERATIONS, randaugment
+from nfx.augment import randaugment
 from nfx.augment._geometry import cutout, FILL
-from nfx.augment._randaugment import check_randaugment
+from nfx.augment._randaugment import check_randaugment, OPERATIONS
 from tests.reference import load_golden
 
 

@@ -10,19 +10,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from nfx.data import (
-    AsStored,
-    Box,
-    central_square,
-    CentreView,
-    ImageError,
-    ImageTransform,
-    RandomCrop,
-    resize_bicubic,
-    sample_crop,
-    VIEWS,
-)
-from nfx.data._crops import stored_box, TURNS, upright
+from nfx.data import AsStored, CentreView, ImageError, ImageTransform, RandomCrop, VIEWS
+from nfx.data._crops import Box, central_square, sample_crop, stored_box, TURNS, upright
+from nfx.data._resize import resize_bicubic
 from nfx.data._transforms import _draft_scale
 from nfx.models import list_models, model_card, model_variant
 from tests.pictures import bad_files, decibels, encode, noise, oriented, photo

@@ -61,8 +61,8 @@ def whole(array):
 def check_batches(mesh):
     """Global batches hold what a single process would load, in the same order."""
     loaders = [
-        lambda host, hosts: training_batches(IMAGES, BATCH, seed=3, host=host, hosts=hosts),
-        lambda host, hosts: evaluation_batches(IMAGES, BATCH, host=host, hosts=hosts),
+        lambda part, parts: training_batches(IMAGES, BATCH, seed=3, part=part, parts=parts),
+        lambda part, parts: evaluation_batches(IMAGES, BATCH, part=part, parts=parts),
     ]
     for load in loaders:
         pairs = list(zip(load_parts(load, mesh), load(0, 1), range(5), strict=False))
@@ -87,7 +87,7 @@ def augmented(mesh):
 
 def check_augmentation(mesh):
     """Every pixel is what a single device makes of it."""
-    load = lambda host, hosts: training_batches(IMAGES, BATCH, seed=3, host=host, hosts=hosts)
+    load = lambda part, parts: training_batches(IMAGES, BATCH, seed=3, part=part, parts=parts)
     mine, expected = (next(batches) for batches in (load_parts(load, mesh), load(0, 1)))
     alone = make_mesh({"data": 1}, jax.local_devices()[:1])
     for found, wanted in zip(

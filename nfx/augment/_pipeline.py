@@ -20,7 +20,7 @@ _STAGES = get_args(Stage)
 NFNET_ORDER: tuple[Stage, ...] = ("flip", "mix", "randaugment", "normalize", "erase")
 NF_REGNET_ORDER: tuple[Stage, ...] = ("flip", "normalize", "mix")
 
-Images = UInt8[Array, "n h w c"] | Float[Array, "n h w c"]
+PixelBatch = UInt8[Array, "n h w c"] | Float[Array, "n h w c"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def augment_batch(
     augmentation: Augmentation,
     keys: Key[Array, " n"],
     indices: Int[Array, " n"],
-    images: Images,
+    images: PixelBatch,
     targets: Float[Array, "n classes"],
     *,
     mean: tuple[float, ...],
@@ -163,11 +163,13 @@ def stage_keys(keys: Key[Array, " n"], stage: Stage) -> Key[Array, " n"]:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _flip(augmentation: Augmentation, keys: Key[Array, " n"], images: Images) -> Images:
+def _flip(augmentation: Augmentation, keys: Key[Array, " n"], images: PixelBatch) -> PixelBatch:
     return jax.vmap(random_flip)(keys, images)
 
 
-def _randaugment(augmentation: Augmentation, keys: Key[Array, " n"], images: Images) -> Images:
+def _randaugment(
+    augmentation: Augmentation, keys: Key[Array, " n"], images: PixelBatch
+) -> PixelBatch:
     def one(drawn: tuple[PRNGKeyArray, Array]) -> Array:
         return randaugment(
             *drawn,
@@ -181,13 +183,13 @@ def _randaugment(augmentation: Augmentation, keys: Key[Array, " n"], images: Ima
     return jax.lax.map(one, (keys, as_bytes)).astype(images.dtype)
 
 
-def _erase(augmentation: Augmentation, keys: Key[Array, " n"], images: Images) -> Images:
+def _erase(augmentation: Augmentation, keys: Key[Array, " n"], images: PixelBatch) -> PixelBatch:
     erase = lambda key, image: random_erase(key, image, augmentation.erase_probability)
     return jax.vmap(erase)(keys, images)
 
 
 # What is done to images alone, not in pairs.
-_ALONE: MappingProxyType[Stage, Callable[..., Images]] = MappingProxyType(
+_ALONE: MappingProxyType[Stage, Callable[..., PixelBatch]] = MappingProxyType(
     {"flip": _flip, "randaugment": _randaugment, "erase": _erase}
 )
 

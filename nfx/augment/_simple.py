@@ -16,8 +16,8 @@ def normalize(
     """Maps pixels to float32 with zero mean and unit variance.
 
     Args:
-        image: Bytes, or float32 on their scale of 0 to 255, which what was interpolated may
-            leave a little; channels last.
+        image: uint8, or float32 from 0 to 255, which interpolation may leave a little; channels
+            last.
         mean: Mean of each channel, on a scale of 0 to 1; or one number for all.
         std: Standard deviation of each channel, on the same scale.
     """

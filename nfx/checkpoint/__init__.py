@@ -1,8 +1,13 @@
 """Checkpoints: atomic, asynchronous, verified."""
 
 from nfx.checkpoint._digest import leaf_digests as leaf_digests, tree_digest as tree_digest
-from nfx.checkpoint._errors import CheckpointError as CheckpointError, VANISHED as VANISHED
+from nfx.checkpoint._errors import (
+    CheckpointError as CheckpointError,
+    DamagedError as DamagedError,
+    VANISHED as VANISHED,
+)
 from nfx.checkpoint._fallback import (
+    damaged_checkpoints as damaged_checkpoints,
     damaged_folder as damaged_folder,
     first_whole as first_whole,
     restore_newest as restore_newest,

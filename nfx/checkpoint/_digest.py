@@ -1,6 +1,7 @@
 """Fingerprints of arrays, so that a changed bit does not go unseen."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,6 +32,22 @@ def tree_digest(tree: PyTree) -> str:
         digest.update(path.encode())
         digest.update(_hash(leaf).digest())
     return digest.hexdigest()
+
+
+def describe_damaged_arrays(state: PyTree, saved: Mapping[str, str]) -> str:
+    """Returns which arrays are not those that were saved, in words; "" if all are.
+
+    Every byte is compared, on the way to the disk and back.
+
+    Args:
+        state: What was restored.
+        saved: The digests of what was saved.
+    """
+    digests = leaf_digests(state)
+    damaged = [path for path, digest in digests.items() if digest != saved.get(path)]
+    return (
+        f"{len(damaged)} arrays are not what was saved, the first {damaged[0]!r}" if damaged else ""
+    )
 
 
 def _hash(leaf: Any) -> Any:

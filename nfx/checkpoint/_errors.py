@@ -24,7 +24,7 @@ class DamagedError(CheckpointError):
 
 
 class UnreadableError(Exception):
-    """A file of a checkpoint that may be as it was written, and cannot be read now."""
+    """A file of a checkpoint that cannot be read now; it may still be intact."""
 
 
 # What is raised of files that were there a moment ago, as those that a run removes.
@@ -33,7 +33,9 @@ VANISHED = (FileNotFoundError, NotADirectoryError)
 
 @contextlib.contextmanager
 def opening(directory: Path, *, read_only: bool) -> Iterator[None]:
-    """Says of a directory of checkpoints that cannot be opened what to do.
+    """Turns an `OSError` on opening a directory of checkpoints into a `CheckpointError`.
+
+    That says what to do.
 
     What vanished is raised as it is where one only looks: one may look again.
     """
@@ -51,7 +53,10 @@ def opening(directory: Path, *, read_only: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def readable(directory: Path, step: int) -> Iterator[None]:
-    """Says of a checkpoint whose files cannot be read what to do."""
+    """Turns an error on reading a checkpoint's files into a `CheckpointError`.
+
+    That says what to do.
+    """
     try:
         yield
     except (UnreadableError, OSError, MemoryError) as error:

@@ -77,12 +77,20 @@ def damaged_folder(directory: Path) -> Path:
     return directory.with_name(directory.name + ".damaged")
 
 
+def damaged_checkpoints(directory: Path) -> dict[int, Path]:
+    """Returns where the damaged checkpoints of a directory are that were put aside, by step."""
+    paths = damaged_folder(directory).glob("*")
+    return dict(sorted((int(path.name), path) for path in paths if path.name.isdecimal()))
+
+
 def _put_aside(store: CheckpointStore, steps: Collection[int]) -> Path:
     """Moves checkpoints into the folder of damaged ones; of all processes one does."""
     aside = damaged_folder(store.directory)
-    if jax.process_index() == 0:
-        _move(store.directory, aside, steps)
-    ocp.multihost.sync_global_processes("nfx: checkpoints are put aside")
+    try:
+        if jax.process_index() == 0:
+            _move(store.directory, aside, steps)
+    finally:  # the others wait there, even for one that failed
+        ocp.multihost.sync_global_processes("nfx: checkpoints are put aside")
     store.reload()
     return aside
 

@@ -4,7 +4,7 @@ import asyncio
 import functools as ft
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from nfx._files import file_digest, sync, write_whole
+from nfx._files import file_digest, json_digest, sync, write_whole
 from nfx.checkpoint._errors import first_line, readable, UnreadableError
 
 
@@ -57,17 +57,19 @@ class ListedFolder(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 def list_files(folder: Path) -> None:
-    """Writes the list of a folder's files, which are on disk then."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in files:
+    """Writes the list of a folder's files; they are on disk then, and their folders too."""
+    paths = list(folder.rglob("*"))
+    for path in paths:
         sync(path)
-    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
-    content = {"sha256": digests, "seal": _seal(digests)}
-    write_whole(folder / LIST, json.dumps(content), folder / f"{LIST}.tmp")
+    digests = {
+        path.relative_to(folder).as_posix(): file_digest(path) for path in paths if path.is_file()
+    }
+    content = {"sha256": digests, "seal": json_digest(digests)}
+    write_whole(folder / LIST, json.dumps(content))
 
 
 def find_damage(directory: Path, step: int) -> str:
-    """Returns what of a checkpoint's files is not what was saved, in words; "" if all of it is.
+    """Describes which files of a checkpoint are not what was saved; "" if all are.
 
     Args:
         directory: Where checkpoints are.
@@ -77,11 +79,11 @@ def find_damage(directory: Path, step: int) -> str:
         CheckpointError: If a file cannot be read, which need not be damage.
     """
     with readable(directory, step):
-        return damaged_files(directory / str(step))
+        return describe_damaged_files(directory / str(step))
 
 
-def damaged_files(folder: Path) -> str:
-    """Returns what of a folder's files is not what was listed, in words; "" if all of it is.
+def describe_damaged_files(folder: Path) -> str:
+    """Describes which files of a folder differ from its list; "" if none does.
 
     Of several processes, which all must ask, the first looks, and all get its words.
 
@@ -91,7 +93,7 @@ def damaged_files(folder: Path) -> str:
     words, unreadable = "", False
     if jax.process_index() == 0:
         try:
-            words = _compared(folder)
+            words = _describe_damage(folder)
         except UnreadableError as error:
             words, unreadable = str(error), True
     if jax.process_count() > 1:
@@ -144,12 +146,12 @@ def _read(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
 def _listed(folder: Path) -> dict[str, str]:
     """The digests of a folder's files by name."""
     content = json.loads(_read(folder, LIST, Path.read_text))
-    if content["seal"] != _seal(content["sha256"]):
+    if content["seal"] != json_digest(content["sha256"]):
         raise ValueError("it is not what was written")
     return content["sha256"]
 
 
-def _compared(folder: Path) -> str:
+def _describe_damage(folder: Path) -> str:
     try:
         expected = _listed(folder)
     except _NO_LIST as error:
@@ -171,7 +173,3 @@ def _digest(folder: Path, name: str) -> str | None:
         return _read(folder, name, file_digest)
     except _MISSING:
         return None
-
-
-def _seal(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

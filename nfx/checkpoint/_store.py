@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from nfx.checkpoint._digest import describe_damaged_arrays
 from nfx.checkpoint._errors import (
     CheckpointError,
     DamagedError,
@@ -22,7 +23,8 @@ from nfx.checkpoint._errors import (
     UnreadableError,
 )
 from nfx.checkpoint._files import find_damage, ListedFolder, read_as_listed
-from nfx.checkpoint._record import best_step, damaged_arrays, LatestAndBest, make_record
+from nfx.checkpoint._record import make_record
+from nfx.checkpoint._retention import best_step, LatestAndBest
 
 
 State = TypeVar("State", bound=PyTree)
@@ -71,8 +73,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: If it cannot be opened, or, unless one only looks, the score of a
                 checkpoint in it cannot be read.
-            FileNotFoundError: If one only looks, and what was there a moment ago is not any more;
-                or NotADirectoryError.
+            FileNotFoundError, NotADirectoryError: If `read_only`, and a checkpoint was removed
+                meanwhile.
         """
         self.directory = Path(directory).absolute()
         self._keep, self._read_only, self.warn = keep, read_only, warn
@@ -88,22 +90,18 @@ class CheckpointStore:
                 self._unreadable = error
 
     def _open(self) -> ocp.CheckpointManager:
-        with opening(self.directory, read_only=self._read_only):
-            return self._made()
-
-    def _made(self) -> ocp.CheckpointManager:
         policy = None if self._keep is None else LatestAndBest(self._keep, self._scores)
-        return ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                create=not self._read_only,
-                cleanup_tmp_directories=not self._read_only,
-                read_only=self._read_only,
-                temporary_path_class=ListedFolder,
-            ),
-            item_names=("state", "record"),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            create=not self._read_only,
+            cleanup_tmp_directories=not self._read_only,
+            read_only=self._read_only,
+            temporary_path_class=ListedFolder,
         )
+        with opening(self.directory, read_only=self._read_only):
+            return ocp.CheckpointManager(
+                self.directory, options=options, item_names=("state", "record")
+            )
 
     def __enter__(self) -> "CheckpointStore":
         return self
@@ -223,9 +221,8 @@ class CheckpointStore:
             words = f"{what} to {str(self.directory)!r} failed: {first_line(error)}."
             if last:
                 raise CheckpointError(
-                    f"{words} No checkpoint of it exists; the latest is of "
-                    f"{_latest(self.directory)}. Make room there and see that it can be written, "
-                    "then resume."
+                    f"{words} No checkpoint of it exists, and {_latest(self.directory)}. Make room "
+                    "there and see that it can be written, then resume."
                 ) from error
             self.warn(f"{words} It is tried once more.")
             self._reopen()
@@ -238,30 +235,34 @@ class CheckpointStore:
             self._manager.close()
         self._manager = self._open()
 
-    def config(self, step: int) -> dict[str, Any]:
-        """Returns the configuration that was saved with a checkpoint."""
-        return self._record(step)["config"]
-
     def progress(self, step: int) -> dict[str, Any]:
-        """Returns what a run needs to go on from a checkpoint beside its state."""
-        return self._record(step)["progress"]
+        """Returns what a run needs to go on from a checkpoint beside its state.
 
-    def _record(self, step: int) -> dict[str, Any]:
-        items = ocp.args.Composite(record=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=items)["record"]
+        Raises:
+            CheckpointError: If it is damaged or cannot be read.
+        """
+        record = self._record(step)
+        if record is None:
+            raise self._damaged(f"its file {_RECORD!r} is missing or not what was written", step)
+        return record["progress"]
+
+    def _record(self, step: int) -> dict[str, Any] | None:
+        """What a checkpoint says of itself; None if it is damaged.
+
+        Orbax would wait for all processes, and they may see other checkpoints.
+        """
+        with readable(self.directory, step):
+            record = read_as_listed(self.directory / str(step), _RECORD)
+        return None if record is None else json.loads(record)
 
     def _saved_scores(self) -> dict[int, float]:
-        """The scores that checkpoints hold, but for damaged ones: restoring says what is wrong.
-
-        Orbax would wait for all processes at each, and they may see other checkpoints.
-        """
-        scores: dict[int, float] = {}
-        for step in self.steps():
-            with readable(self.directory, step):
-                record = read_as_listed(self.directory / str(step), _RECORD)
-            score = None if record is None else json.loads(record)["score"]
-            scores.update({} if score is None else {step: score})
-        return scores
+        """The scores that checkpoints hold, but for damaged ones: restoring says what is wrong."""
+        records = {step: self._record(step) for step in self.steps()}
+        return {
+            step: record["score"]
+            for step, record in records.items()
+            if record is not None and record["score"] is not None
+        }
 
     def restore(self, like: State, *, step: Which = None) -> State:
         """Loads a checkpoint.
@@ -277,11 +278,13 @@ class CheckpointStore:
         """
         self.wait()
         step = self.find(step)
-        damage = find_damage(self.directory, step)
-        self._raise_if(damage, step)
+        if damage := find_damage(self.directory, step):
+            raise self._damaged(damage, step)
         with readable(self.directory, step):
             restored = self._restored(like, step)
-        self._raise_if(damaged_arrays(restored["state"], restored["record"]["digests"]), step)
+        digests = restored["record"]["digests"]
+        if damage := describe_damaged_arrays(restored["state"], digests):
+            raise self._damaged(damage, step)
         return restored["state"]
 
     def _restored(self, like: PyTree, step: int) -> Mapping[str, Any]:
@@ -304,13 +307,11 @@ class CheckpointStore:
                 f"of nfx ({first_line(error)})."
             ) from error
 
-    def _raise_if(self, damage: str, step: int) -> None:
-        if damage:
-            raise DamagedError(
-                f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}.",
-                "Remove the folder of that step to fall back on an earlier one: "
-                f"{_others(self.steps(), step)}.",
-            )
+    def _damaged(self, damage: str, step: int) -> DamagedError:
+        return DamagedError(
+            f"The checkpoint of step {step} in {str(self.directory)!r} is damaged: {damage}.",
+            _advice([other for other in self.steps() if other < step]),
+        )
 
     def find(self, which: Which) -> int:
         """Returns the step of a checkpoint that is there.
@@ -340,14 +341,19 @@ class CheckpointStore:
 
 
 def _latest(directory: Path) -> str:
-    """The latest step on disk, without asking a manager whose save has failed."""
+    """Which checkpoint is the latest on disk, without asking a manager whose save has failed."""
     steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
-    return f"step {max(steps)}" if steps else "none"
+    return f"the latest is of step {max(steps)}" if steps else "there is no earlier one"
 
 
 def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _others(steps: list[int], step: int) -> str:
-    return ", ".join(str(other) for other in steps if other < step) or "there is none"
+def _advice(earlier: list[int]) -> str:
+    if not earlier:
+        return "There is no earlier one to fall back on: put back a copy of it, or start anew."
+    return (
+        "Remove the folder of that step to fall back on an earlier one: "
+        f"{', '.join(map(str, earlier))}."
+    )

@@ -5,13 +5,11 @@ from nfx.data._array_record import (
     load_records as load_records,
     verify_records as verify_records,
 )
-from nfx.data._class_names import read_class_names as read_class_names
-from nfx.data._convert import convert as convert, Progress as Progress
-from nfx.data._crops import (
-    Box as Box,
-    central_square as central_square,
-    sample_crop as sample_crop,
+from nfx.data._class_names import (
+    class_numbers as class_numbers,
+    read_class_names as read_class_names,
 )
+from nfx.data._convert import convert as convert, Progress as Progress
 from nfx.data._decode import decode as decode
 from nfx.data._folder import (
     FolderSource as FolderSource,
@@ -26,6 +24,7 @@ from nfx.data._images import (
     PADDING_LABEL as PADDING_LABEL,
 )
 from nfx.data._inputs import load_images as load_images, OrderedImages as OrderedImages
+from nfx.data._loading import Batch as Batch, Loading as Loading
 from nfx.data._manifest import (
     DatasetError as DatasetError,
     Manifest as Manifest,
@@ -34,14 +33,11 @@ from nfx.data._manifest import (
 from nfx.data._open import open_sources as open_sources
 from nfx.data._parquet import load_parquet as load_parquet, ParquetImages as ParquetImages
 from nfx.data._pipeline import (
-    Batch as Batch,
     evaluation_batches as evaluation_batches,
     kept_batch as kept_batch,
-    Loading as Loading,
     training_batches as training_batches,
     training_indices as training_indices,
 )
-from nfx.data._resize import resize_bicubic as resize_bicubic
 from nfx.data._sample import (
     load_sample as load_sample,
     SAMPLE_CLASSES as SAMPLE_CLASSES,
@@ -49,7 +45,6 @@ from nfx.data._sample import (
 )
 from nfx.data._sources import (
     ArraySource as ArraySource,
-    check_labels as check_labels,
     ImageError as ImageError,
     no_images as no_images,
     NoiseSource as NoiseSource,

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,13 +99,13 @@ def load_records(root: str | Path) -> Splits[Source]:
 
     Raises:
         DatasetError: If the conversion was not finished, the manifest is missing, damaged or of a
-            newer format, or a shard is missing or of the wrong size.
+            newer format, or a shard is missing, of the wrong size or cannot be reached.
     """
     root = Path(root).expanduser().absolute()
     manifest = read_manifest(root)
     problems = [problem for shard in manifest.shards if (problem := _size_problem(root, shard))]
     if problems:
-        raise DatasetError(_describe_damage(root, problems))
+        raise DatasetError(_describe_problems(root, problems))
     return Splits(
         *(
             ArrayRecordSource(root, manifest.splits[split], manifest.class_names)
@@ -128,12 +128,14 @@ def verify_records(
         progress: Called with the bytes that are checked, and with those of all shards.
 
     Raises:
-        DatasetError: If anything differs; the message names every damaged shard.
+        DatasetError: If anything differs or cannot be read; the message names every such shard.
+        ValueError: If `workers` is not positive.
     """
+    workers = thread_count(workers)
     root = Path(root).expanduser().absolute()
     manifest = read_manifest(root)
     total, checked, problems = sum(shard.bytes for shard in manifest.shards), 0, []
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         found = pool.map(lambda shard: _problem(root, shard), manifest.shards)
         for shard, problem in zip(manifest.shards, found, strict=True):
             checked += shard.bytes
@@ -141,14 +143,35 @@ def verify_records(
             if progress is not None:
                 progress(checked, total)
     if problems:
-        raise DatasetError(_describe_damage(root, problems))
+        raise DatasetError(_describe_problems(root, problems))
     return manifest
 
 
+def thread_count(workers: int | None) -> int:
+    """Returns how many threads are meant: as many as there are cores by default.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1.")
+    return workers or os.cpu_count() or 1
+
+
 def encode_record(record: Record) -> bytes:
-    """Returns a labelled image as the bytes of a record."""
+    """Returns a labelled image as the bytes of a record.
+
+    Raises:
+        ImageError: If its pixels are not those of an image.
+    """
     image, shape = record.image, (0, 0, 0)
     if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or not image.size:
+            raise ImageError(
+                f"pixels must be uint8 of shape (height, width, channels); they are {image.dtype} "
+                f"of shape {image.shape}",
+                record.name,
+            )
         image, shape = image.tobytes(), image.shape
     name = os.fsencode(record.name)
     return b"".join((_HEADER.pack(record.label, len(name), *shape), name, image))
@@ -179,29 +202,44 @@ def record_digest(position: int, payload: bytes) -> int:
     return int.from_bytes(digest.digest())
 
 
-def _size_problem(root: Path, shard: Shard) -> str:
+class _Problem(NamedTuple):
+    words: str
+    is_damage: bool = True  # or it cannot be read now
+
+
+def _size_problem(root: Path, shard: Shard) -> _Problem | None:
     try:
         size = (root / shard.name).stat().st_size
     except OSError as error:
-        return f"{shard.name}: {error.strerror}"
-    return "" if size == shard.bytes else f"{shard.name}: {size} bytes instead of {shard.bytes}"
+        return _unreadable(shard, error)
+    if size == shard.bytes:
+        return None
+    return _Problem(f"{shard.name}: {size} bytes instead of {shard.bytes}")
 
 
-def _problem(root: Path, shard: Shard) -> str:
+def _problem(root: Path, shard: Shard) -> _Problem | None:
     if problem := _size_problem(root, shard):
         return problem
     try:
         differs = file_digest(root / shard.name) != shard.sha256
     except OSError as error:
-        return f"{shard.name}: {error.strerror}"
-    return f"{shard.name}: its checksum is wrong" if differs else ""
+        return _unreadable(shard, error)
+    return _Problem(f"{shard.name}: its checksum is wrong") if differs else None
 
 
-def _describe_damage(root: Path, problems: Sequence[str]) -> str:
-    return "\n  ".join(
-        [
-            f"{len(problems)} shards of {str(root)!r} are damaged. Restore them from a copy, or "
-            "convert the images again:",
-            *problems,
-        ]
-    )
+def _unreadable(shard: Shard, error: OSError) -> _Problem:
+    missing = isinstance(error, FileNotFoundError)
+    return _Problem(f"{shard.name}: {error.strerror}", is_damage=missing)
+
+
+def _describe_problems(root: Path, problems: Sequence[_Problem]) -> str:
+    kinds = {
+        True: "damaged. Restore from a copy, or convert the images again:",
+        False: "not readable, which need not be damage. See to the permissions and the disk:",
+    }
+    lines = []
+    for is_damage, advice in kinds.items():
+        found = [f"  {words}" for words, of_damage in problems if of_damage == is_damage]
+        count = "1 shard is" if len(found) == 1 else f"{len(found)} shards are"
+        lines += [f"In {str(root)!r} {count} {advice}", *found] if found else []
+    return "\n".join(lines)

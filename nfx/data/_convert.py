@@ -3,24 +3,18 @@
 import contextlib
 import json
 import math
-import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from nfx._files import lock, write_whole
+from nfx.data._array_record import thread_count
 from nfx.data._inputs import Convertible, outline
-from nfx.data._manifest import (
-    DatasetError,
-    MANIFEST,
-    Manifest,
-    read_manifest,
-    SCRATCH,
-    Shard,
-    write_atomically,
-)
+from nfx.data._manifest import DatasetError, MANIFEST, Manifest, read_manifest, SCRATCH, Shard
 from nfx.data._shards import finished_shard, ShardPlan, Tally, write_shard
 from nfx.data._sources import ImageError, Splits
 
@@ -38,8 +32,8 @@ class Progress(NamedTuple):
     """How far a conversion is.
 
     Attributes:
-        images: Convertible that are in shards, those of an interrupted conversion too.
-        total: Convertible in all.
+        images: Images that are in shards, with those of an interrupted conversion.
+        total: Images in all.
         kept: Of `images`, those that an interrupted conversion had written.
         bytes: Size of what this conversion has read.
     """
@@ -76,11 +70,9 @@ def convert(
             cannot be written; the message says which. What is whole is kept.
         ValueError: If `workers` or `shard_megabytes` is out of its range.
     """
-    workers = os.cpu_count() or 1 if workers is None else workers
-    if workers < 1 or not 0 < shard_megabytes < math.inf:
-        raise ValueError(
-            f"workers={workers} must be at least 1, and shard_megabytes={shard_megabytes} above 0."
-        )
+    workers = thread_count(workers)
+    if not 0 < shard_megabytes < math.inf:
+        raise ValueError(f"shard_megabytes={shard_megabytes} must be above 0.")
     root = Path(destination).expanduser().absolute()
     with _locked(root) as scratch:
         plan = _make_plan(source, shard_megabytes)
@@ -90,7 +82,7 @@ def convert(
             _prepare(root, scratch, plan)
             shards = _write_shards(source, plan, root, scratch, workers, progress)
             manifest = _manifest(source, plan, shards)
-            write_atomically(root / MANIFEST, manifest.to_json(), scratch)
+            write_whole(root / MANIFEST, manifest.to_json(), scratch=scratch)
         _remove_scratch(scratch)
     return manifest
 
@@ -132,23 +124,27 @@ def _number_of_shards(images: int, size: int, limit: float) -> int:
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[Path]:
     """Makes the directory for scratch files, and keeps other conversions out of it."""
-    import fcntl  # which Windows has not
-
     scratch = root / SCRATCH
     try:
         _refuse_others(root)
         scratch.mkdir(parents=True, exist_ok=True)
-        lock = (scratch / _LOCK).open("w")
+        file = (scratch / _LOCK).open("wb")
     except OSError as error:
         raise DatasetError(f"Cannot write into {str(root)!r}: {error.strerror}.") from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(file)
+        except BlockingIOError:
             raise DatasetError(
                 f"Another conversion into {str(root)!r} is going on. Wait for it, or choose "
                 "another destination."
             ) from None
+        except OSError as error:
+            warnings.warn(
+                f"{str(root)!r} cannot be locked ({error.strerror or error}): take care that no "
+                "other process converts into it.",
+                stacklevel=4,
+            )
         yield scratch
 
 
@@ -176,7 +172,7 @@ def _prepare(root: Path, scratch: Path, plan: _Plan) -> None:
         )
     for path in scratch.glob("*.partial"):
         path.unlink()
-    write_atomically(scratch / _PLAN, plan.to_json(), scratch)
+    write_whole(scratch / _PLAN, plan.to_json())
 
 
 def _finished(root: Path, scratch: Path, plan: _Plan) -> Manifest:
@@ -207,13 +203,16 @@ def _holds_finished(root: Path) -> str:
 def _check_plan(root: Path, scratch: Path, plan: _Plan) -> None:
     """Refuses to go on with what was begun otherwise."""
     try:
-        begun: Mapping[str, Any] = json.loads((scratch / _PLAN).read_text())
-    except (OSError, ValueError):
-        begun = {}
-    if begun == json.loads(plan.to_json()):
+        begun = _Plan(**json.loads((scratch / _PLAN).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DatasetError(
+            f"The conversion into {str(root)!r} cannot go on: its {str(scratch / _PLAN)!r} is "
+            f"damaged ({error}). Remove the directory, and convert again."
+        ) from error
+    if begun.to_json() == plan.to_json():
         return
-    if begun.get("shard_megabytes") != plan.shard_megabytes:
-        reason = f"with shard_megabytes={begun.get('shard_megabytes')}"
+    if begun.shard_megabytes != plan.shard_megabytes:
+        reason = f"with shard_megabytes={begun.shard_megabytes}"
     else:
         reason = "from other images, or from these before they changed"
     raise DatasetError(

@@ -12,6 +12,9 @@ import numpy as np
 # at the least. It overrules the smaller areas.
 _MIN_COVERED = 0.1
 
+# How often a part is drawn, until one is accepted.
+_ATTEMPTS = 10
+
 
 class Box(NamedTuple):
     """A rectangle of pixels, of an image whose rows go down from 0 and columns right from 0."""
@@ -52,7 +55,6 @@ def sample_crop(
     *,
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    attempts: int = 10,
 ) -> Box | None:
     """Draws a part of an image, as the official training does.
 
@@ -66,7 +68,6 @@ def sample_crop(
         width: Of the image.
         area: The smallest and the largest share of the image.
         aspect: The smallest and the largest ratio of width to height.
-        attempts: How often to draw, until one is accepted.
 
     Returns:
         The part, or None if no draw was accepted or it was the whole image: see
@@ -76,7 +77,7 @@ def sample_crop(
         TensorFlow's `sample_distorted_bounding_box` on one box, the image, with
         `min_object_covered=0.1`. Like there, the very last of the possible offsets is not drawn.
     """
-    for _ in range(attempts):
+    for _ in range(_ATTEMPTS):
         size = _sample_size(rng, height, width, area, float(rng.uniform(*aspect)))
         if size is None or size[0] * size[1] < _MIN_COVERED * height * width:
             continue

@@ -2,19 +2,19 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nfx.data._sources import ImageError, Record, Source, Splits
+from nfx.data._hold_out import every_tenth, HOLD_OUT
+from nfx.data._sources import ImageError, Record, Splits
 from nfx.data._strings import Strings
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
-# Without a test folder, one image in this many of each class is held out.
-HOLD_OUT = 10
+# What the folder of images to test with may be called, by which is taken first.
+_TEST_FOLDERS = ("test", "val", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +51,17 @@ class FolderSource:
             raise ImageError(f"the file cannot be read: {error.strerror}", name) from error
 
 
-def load_folder(root: str | Path) -> Splits[Source]:
+def load_folder(root: str | Path) -> Splits[FolderSource]:
     """Indexes a folder of images, without reading any.
 
     Args:
-        root: Either `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val`), or
-            `CLASS/*.jpg`, of which every tenth image of a class, in the order of their names,
-            becomes the test set.
+        root: Either `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val` or `validation`: the
+            first that has folders of classes), or `CLASS/*.jpg`, of which every tenth image of
+            a class, in the order of their names, becomes the test set.
 
     Raises:
-        ValueError: If there is no such folder, a split has no images, or the test set has a
-            class that the training set has not.
+        ValueError: If there is no such folder, one in it cannot be read, a split has no images,
+            or the test set has a class that the training set has not.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -69,13 +69,17 @@ def load_folder(root: str | Path) -> Splits[Source]:
             f"No folder {str(root)!r}. Expected train/CLASS/*.jpg and test/CLASS/*.jpg in it, or "
             "CLASS/*.jpg."
         )
-    train, test = _two_folders(root) if (root / "train").is_dir() else _held_out(root)
+    for_test = find_test_folder(root)
+    if for_test is None:
+        train, test = _held_out(_index(root, root))
+    else:
+        train, test = _index(root, root / "train"), _index(root, for_test)
     names, test_names = train.class_names, test.class_names
     unknown = sorted(set(test_names) - set(names))
     if len(names) < 2 or not len(test) or unknown:
         raise ValueError(
             f"{str(root)!r} has {len(names)} classes to train on ({', '.join(names[:5])}) and "
-            f"{len(test_names)} to test with"
+            f"{len(np.unique(test.labels))} to test with"
             + (f", of which {', '.join(unknown[:5])} only to test with" if unknown else "")
             + ". Expected at least two, in train/CLASS/*.jpg and test/CLASS/*.jpg or in "
             f"CLASS/*.jpg with {HOLD_OUT} images or more a class."
@@ -90,15 +94,31 @@ def has_class_folders(root: Path) -> bool:
 
     The archives that they came in may be beside them.
     """
-    train = root / "train"
-    return train.is_dir() and any(path.is_dir() and _seen(path.name) for path in train.iterdir())
+    return bool(_class_folders(root / "train"))
+
+
+def find_test_folder(root: Path) -> Path | None:
+    """Returns the folder of images to test with; None if some of every class are held out.
+
+    Raises:
+        ValueError: If there is a folder to train on, and none to test with.
+    """
+    if not (root / "train").is_dir():
+        return None
+    for folder in (root / name for name in _TEST_FOLDERS):
+        if _class_folders(folder):
+            return folder
+    raise ValueError(
+        f"{str(root)!r} has a folder 'train', and none of {', '.join(map(repr, _TEST_FOLDERS))} "
+        "with a folder for each class in it, to test with."
+    )
 
 
 def list_images(paths: Sequence[str | Path]) -> list[Path]:
     """Returns the image files among `paths`: files as they are, folders with all below them.
 
     Raises:
-        ValueError: If a path does not exist, or a folder has no images.
+        ValueError: If a path does not exist, or a folder has no images or cannot be read.
     """
     found: list[Path] = []
     for path in (Path(path).expanduser() for path in paths):
@@ -114,32 +134,35 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def _two_folders(root: Path) -> Splits[FolderSource]:
-    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if test is None:
-        raise ValueError(f"{str(root)!r} has a folder 'train' and neither 'test' nor 'val'.")
-    return Splits(*(_index(root, _classes(split)) for split in (root / "train", test)))
+def is_hidden(name: str) -> bool:
+    """Whether a name is one of those that editors and systems leave, as `._cat.jpg`."""
+    return name.startswith(".") and name not in (".", "..")
 
 
-def _held_out(root: Path) -> Splits[FolderSource]:
-    def part(held: bool) -> FolderSource:
-        for_test = lambda index: index % HOLD_OUT == HOLD_OUT - 1
-        return _index(
-            root,
-            (
-                (name, [file for index, file in enumerate(files) if for_test(index) == held])
-                for name, files in _classes(root)
-            ),
-        )
-
-    return Splits(part(held=False), part(held=True))
+def unreadable_folder(error: OSError) -> ValueError:
+    """Says of a folder that cannot be read which it is, and what to do."""
+    return ValueError(
+        f"The folder {str(error.filename)!r} cannot be read: {error.strerror}. See to its "
+        "permissions, or move it away."
+    )
 
 
-def _index(root: Path, classes: Iterable[tuple[Path, list[str]]]) -> FolderSource:
+def _held_out(images: FolderSource) -> Splits[FolderSource]:
+    held = every_tenth(images.labels)
+
+    def part(chosen: np.ndarray) -> FolderSource:
+        indices = np.flatnonzero(chosen)
+        names = Strings(images.names[index] for index in indices.tolist())
+        return dataclasses.replace(images, names=names, labels=images.labels[indices])
+
+    return Splits(part(~held), part(held))
+
+
+def _index(root: Path, split: Path) -> FolderSource:
     """Packs one class after the other: a million paths are never in a list."""
     names, counts, class_names = Strings(), [], []
-    for folder, files in classes:
-        if files:
+    for folder in _class_folders(split):
+        if files := _images_below(folder):
             prefix = folder.relative_to(root).as_posix()
             names.extend(f"{prefix}/{file}" for file in files)
             class_names.append(folder.name)
@@ -148,28 +171,32 @@ def _index(root: Path, classes: Iterable[tuple[Path, list[str]]]) -> FolderSourc
     return FolderSource(root, names, labels, class_names)
 
 
-def _classes(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folders in a folder, in order, with the images below each."""
-    entries = (entry for entry in folder.iterdir() if entry.is_dir() and _seen(entry.name))
-    for entry in sorted(entries):
-        yield entry, _images_below(entry)
+def _class_folders(split: Path) -> list[Path]:
+    """The folders in a folder, in order; nothing that is hidden."""
+    try:
+        return sorted(
+            path for path in split.iterdir() if path.is_dir() and not is_hidden(path.name)
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable_folder(error) from error
 
 
 def _images_below(folder: Path) -> list[str]:
     """Paths of the images below a folder, relative to it, in order; nothing that is hidden."""
+
+    def refuse(error: OSError) -> None:
+        raise unreadable_folder(error) from error
+
     found = []
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = filter(_seen, folders)
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = (name for name in folders if not is_hidden(name))
         below = os.path.relpath(where, folder)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
         found += [prefix + name for name in files if _is_image(name)]
     return sorted(found)
 
 
-def _seen(name: str) -> bool:
-    """Whether a name is not one of those that editors and systems leave, as `._cat.jpg`."""
-    return not name.startswith(".")
-
-
 def _is_image(name: str) -> bool:
-    return _seen(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

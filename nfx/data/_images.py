@@ -1,4 +1,4 @@
-"""A source's images as arrays of one shape, and what becomes of those that are none."""
+"""A source's images as arrays of one shape, and what happens to images that cannot be used."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from nfx.data._class_names import label_problem
 from nfx.data._sources import ArraySource, ImageError, Source
 from nfx.data._transforms import AsStored, ImageTransform
 
 
 # How many others are tried in place of an image that cannot be used.
-_ATTEMPTS = 10
+_OTHERS = 10
 
 PADDING_LABEL = -1
 
@@ -32,23 +33,31 @@ class BadImage:
 
 
 class BadImageError(ValueError):
-    """An image that cannot be used, and that was not to be skipped.
+    """An image that cannot be used, and that was not skipped.
 
     Attributes:
         bad: Which, and why.
+        others: How many others that were drawn before it cannot be used either.
     """
 
-    def __init__(self, bad: BadImage):
+    def __init__(self, bad: BadImage, others: int = 0):
         """Takes which, and why."""
-        super().__init__(bad)
-        self.bad = bad
+        super().__init__(bad, others)
+        self.bad, self.others = bad, others
 
     def __str__(self) -> str:
         """What to do about it."""
         bad = self.bad
+        found = f"Image {bad.index}, {bad.name!r}, cannot be used: {bad.reason}."
+        if self.others:
+            return (
+                f"{found} Nor can the {self.others} before it, in the place of which it was drawn: "
+                "so many bad images are not skipped. `nfx inspect data` lists them all; repair or "
+                "remove them."
+            )
         return (
-            f"Image {bad.index}, {bad.name!r}, cannot be used: {bad.reason}. Repair or remove "
-            "it, or leave such images out (--bad-images skip); `nfx inspect data` lists them all."
+            f"{found} Repair or remove it, or leave such images out (--bad-images skip); "
+            "`nfx inspect data` lists them all."
         )
 
 
@@ -121,31 +130,28 @@ class Images:
             pixels = self.transform(image, rng)
         except ImageError as error:
             raise BadImageError(BadImage(index, error.name or name, str(error))) from error
-        if not 0 <= label < len(self.class_names):
-            raise ValueError(
-                f"Image {index}, {name!r}, has the label {label}, and with "
-                f"{len(self.class_names)} classes labels go from 0 to {len(self.class_names) - 1}. "
-                "Number the classes from 0, or raise the number of classes."
-            )
+        if problem := label_problem(label, len(self.class_names)):
+            raise ValueError(f"Image {index}, {name!r}, has the label {label}, and {problem}")
         return Example(pixels, label)
 
     def draw(self, index: int, rng: np.random.Generator) -> Example:
         """Loads an image to train on, or one drawn by `rng` if it is bad and to be skipped.
 
         Raises:
-            BadImageError: If it is bad and not to be skipped, or none of many others is better.
+            BadImageError: If it is bad and not to be skipped, or none of ten others is better.
             ValueError: If a label has no class.
         """
         skipped: list[BadImage] = []
-        for _ in range(_ATTEMPTS):
+        while True:
             try:
                 return self.load(index, rng)._replace(skipped=tuple(skipped))
             except BadImageError as error:
-                if self.bad_images == "raise" or len(skipped) == _ATTEMPTS - 1:
+                if self.bad_images == "raise":
                     raise
+                if len(skipped) == _OTHERS:
+                    raise BadImageError(error.bad, others=_OTHERS) from error
                 skipped.append(error.bad)
                 index = int(rng.integers(len(self)))
-        raise AssertionError("the last attempt returns or raises")
 
     def judge(self, index: int) -> Example:
         """Loads an image to evaluate on, or a blank that does not count, if it is to be skipped.

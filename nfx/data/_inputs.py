@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from nfx.data._folder import load_folder
-from nfx.data._listed import find_archives
+from nfx.data._folder import find_test_folder, FolderSource, load_folder
+from nfx.data._listed import find_archives, SPLIT_OF_WORD
 from nfx.data._manifest import DatasetError, MANIFEST, SCRATCH
 from nfx.data._parquet import load_parquet
 from nfx.data._sources import Record, Source, Splits
@@ -40,20 +40,6 @@ class OrderedImages(Protocol):
 
 
 Convertible = OrderedImages | Source
-
-
-@dataclasses.dataclass(frozen=True)
-class _Renamed:
-    """Images with other names of their classes."""
-
-    images: Source
-    class_names: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Record:
-        return self.images[index]
 
 
 class Outline(NamedTuple):
@@ -98,8 +84,7 @@ def load_images(
     if not archives:
         return _load_folder(root, test_split, class_names)
     load = load_tars if ".tar" in archives else load_parquet
-    train, test = load(root, test_split=test_split, class_names=class_names)
-    return Splits(train, test)
+    return load(root, test_split=test_split, class_names=class_names)
 
 
 def read_in_order(images: Convertible, start: int, stop: int) -> Iterator[Record]:
@@ -118,10 +103,9 @@ def outline(images: Convertible) -> Outline:
     digest = hashlib.sha256(
         repr((len(images), list(images.class_names))).encode("utf-8", "replace")
     )
-    listed = images.images if isinstance(images, _Renamed) else images
-    for name in getattr(listed, "names", ()):
+    for name in getattr(images, "names", ()):
         digest.update(os.fsencode(name) + b"\0")
-    digest.update(np.asarray(getattr(listed, "labels", ()), np.int64).tobytes())
+    digest.update(np.asarray(getattr(images, "labels", ()), np.int64).tobytes())
     count, total = min(_SAMPLES, len(images)), 0
     for index in (number * len(images) // count for number in range(count)):
         image, label, name = next(iter(read_in_order(images, index, index + 1)))
@@ -134,20 +118,29 @@ def outline(images: Convertible) -> Outline:
 
 def _load_folder(
     root: Path, test_split: str | None, class_names: Sequence[str] | None
-) -> Splits[Convertible]:
+) -> Splits[FolderSource]:
+    splits = load_folder(root)
     if test_split is not None:
-        taken = next((name for name in ("test", "val") if (root / name).is_dir()), None)
-        if test_split not in (taken, "validation" if taken == "val" else taken):
-            raise ValueError(
-                f"The images to test with are those in {str(root / (taken or 'test'))!r}, not of "
-                f"{test_split!r}. Rename the folders if it is to be otherwise."
-            )
-    train, test = load_folder(root)
+        _check_test_split(root, test_split)
     if class_names is None:
-        return Splits(train, test)
-    if len(class_names) != len(train.class_names):
+        return splits
+    if len(class_names) != len(splits.train.class_names):
         raise ValueError(
-            f"{len(class_names)} names for the {len(train.class_names)} classes in "
+            f"{len(class_names)} names for the {len(splits.train.class_names)} classes in "
             f"{str(root)!r}. Expected one for each, in the order of the folders' names."
         )
-    return Splits(_Renamed(train, class_names), _Renamed(test, class_names))
+    return Splits(*(dataclasses.replace(part, class_names=class_names) for part in splits))
+
+
+def _check_test_split(root: Path, test_split: str) -> None:
+    taken = find_test_folder(root)
+    if taken is None:
+        raise ValueError(
+            f"{str(root)!r} has no folder to test with: every tenth image of a class is held out. "
+            "Leave the test split out."
+        )
+    if SPLIT_OF_WORD.get(test_split) != SPLIT_OF_WORD[taken.name]:
+        raise ValueError(
+            f"The images to test with are those in {str(taken)!r}, not of {test_split!r}. Rename "
+            "the folders if it is to be otherwise."
+        )

@@ -7,13 +7,14 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from nfx.data._class_names import read_class_names
-from nfx.data._folder import has_class_folders, HOLD_OUT
+from nfx.data._class_names import class_numbers, label_problem, read_class_names
+from nfx.data._folder import has_class_folders, is_hidden, unreadable_folder
+from nfx.data._hold_out import every_tenth, HOLD_OUT
 from nfx.data._sources import Splits
 
 
 # What the words of a file's or folder's name say of its split.
-_SPLIT_OF_WORD = {
+SPLIT_OF_WORD = {
     "train": "train",
     "training": "train",
     "test": "test",
@@ -62,9 +63,23 @@ class Listing(Protocol[Part_co]):
 
 
 def find_files(root: Path, suffix: str) -> list[Path]:
-    """Returns files by suffix in a folder, and in folders in it that are called like a split."""
+    """Returns files by suffix in a folder, and in folders in it that are called like a split.
+
+    What is hidden is none of them.
+
+    Raises:
+        ValueError: If there is no such folder, or it cannot be read.
+    """
+    if not root.is_dir():
+        raise ValueError(f"No folder {str(root)!r}. Expected one with *{suffix} files.")
     found = []
-    for path in sorted(root.iterdir()):
+    try:
+        paths = sorted(root.iterdir())
+    except OSError as error:
+        raise unreadable_folder(error) from error
+    for path in paths:
+        if is_hidden(path.name):
+            continue
         if path.is_dir():
             if path.name in ("data", "default") or _split_of_name(path.name):
                 found += find_files(path, suffix)
@@ -120,7 +135,7 @@ def make_splits(
     if chosen is not None:
         indices = [np.arange(len(labels)) for labels in (train_labels, test_labels)]
     else:
-        held_out = _every_tenth(train_labels)
+        held_out = every_tenth(train_labels)
         indices = [np.flatnonzero(~held_out), np.flatnonzero(held_out)]
     if not all(map(len, indices)):
         raise ValueError(
@@ -168,7 +183,7 @@ def _split_of_path(path: Path) -> str:
 
 def _split_of_name(name: str) -> str:
     words = re.split(r"[-_.\s]", name.lower())
-    return next((_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD), "")
+    return next((SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD), "")
 
 
 def _choose_test(
@@ -176,7 +191,7 @@ def _choose_test(
 ) -> Listing[Part] | None:
     """The listing to test with; nothing if some of the training images are to be held out."""
     if test_split is not None:
-        name = _SPLIT_OF_WORD.get(test_split, test_split)
+        name = SPLIT_OF_WORD.get(test_split, test_split)
         if name not in listings:
             raise ValueError(
                 f"No split {test_split!r} to test with in {str(root)!r}; it has "
@@ -206,31 +221,36 @@ def _name_classes(labels: Labels, given: Sequence[str] | None) -> Sequence[str]:
         return list(given)
     if labels.names is not None:
         return sorted(labels.names)
-    return [str(label) for label in range(int(labels.numbers.max(initial=-1)) + 1)]
+    return class_numbers(int(labels.numbers.max(initial=-1)) + 1)
 
 
 def _number(listing: Listing[Part], class_names: Sequence[str]) -> np.ndarray:
     """Labels as indices into `class_names`."""
     numbers, names = listing.labels
     if names is not None:
-        label_of = {name: label for label, name in enumerate(class_names)}
+        label_of = _labels_by_name(class_names)
         numbers = np.asarray([label_of.get(name, NO_LABEL) for name in names], np.int32)[numbers]
     wrong = np.flatnonzero((numbers < 0) | (numbers >= len(class_names)))
     if wrong.size:
         first = int(wrong[0])
         label = int(listing.labels.numbers[first])
-        raise ValueError(
-            f"The label {label if names is None else names[label]!r} of {listing.describe(first)} "
-            f"is none of the {len(class_names)} classes ({', '.join(class_names[:5])}, ...): "
-            "correct it, or the names of the classes."
-        )
+        found, problem = str(label), label_problem(label, len(class_names))
+        if names is not None:
+            found = repr(names[label])
+            problem = (
+                f"the {len(class_names)} classes are {', '.join(class_names[:5])}, ...: correct "
+                "it, or the names of the classes."
+            )
+        raise ValueError(f"{listing.describe(first)} has the label {found}, and {problem}")
     return numbers.astype(np.int32)
 
 
-def _every_tenth(labels: np.ndarray) -> np.ndarray:
-    """Marks every tenth image of each class, in order."""
-    order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
-    rank = np.empty(labels.size, np.int64)
-    rank[order] = np.arange(labels.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    return rank % HOLD_OUT == HOLD_OUT - 1
+def _labels_by_name(class_names: Sequence[str]) -> dict[str, int]:
+    label_of: dict[str, int] = {}
+    for label, name in enumerate(class_names):
+        if label_of.setdefault(name, label) != label:
+            raise ValueError(
+                f"Classes {label_of[name]} and {label} are both called {name!r}, and the labels of "
+                "the images are names: give each class a name of its own."
+            )
+    return label_of

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nfx._files import write_whole
-
 
 MANIFEST = "dataset.json"
 
@@ -111,11 +109,6 @@ def read_manifest(root: Path) -> Manifest:
     if not whole:
         raise DatasetError(_damaged(path))
     return manifest
-
-
-def write_atomically(path: Path, text: str, scratch: Path) -> None:
-    """Writes a file that is in `scratch` until it is whole: see `write_whole`."""
-    write_whole(path, text, scratch / f"{path.name}.partial")
 
 
 def _split_entry(shards: Sequence[Shard]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def load_parquet(
             classes.txt or classnames.txt beside the files, then the labels.
 
     Raises:
-        ValueError: If there are no such files or columns, or an image has no label.
+        ValueError: If there is no such folder, no such files or columns, or an image has no label.
         ModuleNotFoundError: If pyarrow is not installed.
     """
     import pyarrow.parquet as pq

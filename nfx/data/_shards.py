@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nfx._files import file_digest, sync
+from nfx._files import file_digest, sync, write_whole
 from nfx.data._array_record import encode_record, record_digest
+from nfx.data._class_names import label_problem
 from nfx.data._inputs import Convertible, read_in_order
-from nfx.data._manifest import content_digest, DatasetError, Shard, write_atomically
+from nfx.data._manifest import content_digest, DatasetError, Shard
 from nfx.data._sources import ImageError
 
 
@@ -92,9 +93,9 @@ def write_shard(
                     raise StoppedError
                 if not writer.ok():
                     break  # closing says why
-        shard = _check(partial, plan, content_digest([content]))
+        shard = _verified(partial, plan, content_digest([content]))
         receipt = json.dumps(dataclasses.asdict(shard))
-        write_atomically(scratch / f"{plan.name}.json", receipt, scratch)
+        write_whole(scratch / f"{plan.name}.json", receipt)
         partial.replace(root / plan.name)
         sync(root)
     except OSError as error:
@@ -120,11 +121,8 @@ def _payloads(images: Convertible, plan: ShardPlan) -> Iterator[tuple[bytes, int
     try:
         records = read_in_order(images, plan.start, plan.stop)
         for position, record in zip(range(plan.start, plan.stop), records, strict=True):
-            if not 0 <= record.label < classes:
-                raise DatasetError(
-                    f"The label {record.label} of {record.name!r} is none of {classes} classes: "
-                    f"labels go from 0 to {classes - 1}."
-                )
+            if problem := label_problem(record.label, classes):
+                raise DatasetError(f"{record.name!r} has the label {record.label}, and {problem}")
             payload = encode_record(record)
             yield payload, record_digest(position, payload)
     except ImageError as error:
@@ -152,7 +150,7 @@ def _writer(path: Path) -> Iterator[Any]:
         raise _unwritable(path, str(error)) from error
 
 
-def _check(path: Path, plan: ShardPlan, content: str) -> Shard:
+def _verified(path: Path, plan: ShardPlan, content: str) -> Shard:
     """Brings a shard to disk, reads it back, and says what it is."""
     from array_record.python.array_record_module import ArrayRecordReader
 

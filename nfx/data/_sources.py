@@ -1,11 +1,12 @@
 """Where labelled images come from. NumPy only."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, runtime_checkable, TypeVar
 
 import numpy as np
+
+from nfx.data._class_names import class_numbers, label_problem
 
 
 class ImageError(ValueError):
@@ -89,7 +90,7 @@ class ArraySource:
                 f"{len(self.images)} images need labels of shape ({len(self.images)},); got "
                 f"{self.labels.shape}."
             )
-        check_labels(self.labels, len(self.class_names))
+        _check_labels(self.labels, len(self.class_names))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -119,7 +120,7 @@ class NoiseSource:
     @property
     def class_names(self) -> Sequence[str]:
         """The numbers of the classes."""
-        return _numbers(self.num_classes)
+        return class_numbers(self.num_classes)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -130,11 +131,6 @@ class NoiseSource:
         noise = np.random.default_rng((self.seed, index)).bytes(int(np.prod(self.image_shape)))
         image = np.frombuffer(noise, np.uint8).reshape(self.image_shape)
         return Record(image, index % self.num_classes, f"noise {index}")
-
-
-@functools.cache
-def _numbers(count: int) -> Sequence[str]:
-    return tuple(str(number) for number in range(count))
 
 
 def no_images(class_names: Sequence[str]) -> Source:
@@ -161,13 +157,12 @@ class Splits(Generic[Part_co]):
         return iter((("train", self.train), ("test", self.test)))
 
 
-def check_labels(labels: np.ndarray, num_classes: int) -> None:
+def _check_labels(labels: np.ndarray, num_classes: int) -> None:
     """Raises a `ValueError` that names the first label outside `[0, num_classes)`."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if outside.size:
-        first = outside[0]
+        first = int(outside[0])
         raise ValueError(
             f"{outside.size} of {labels.size} labels are out of range: the first is "
-            f"{labels[first]}, at index {first}, and with {num_classes} classes labels go from 0 "
-            f"to {num_classes - 1}. Number the classes from 0, or raise the number of classes."
+            f"{labels[first]}, at index {first}, and {label_problem(labels[first], num_classes)}"
         )

@@ -56,7 +56,6 @@ def survey(
     source: Source,
     *,
     limit: int | None = None,
-    threads: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Survey:
     """Reads and decodes images, to see what they are.
@@ -64,7 +63,6 @@ def survey(
     Args:
         source: The images.
         limit: How many to look at, spread evenly over the source; all by default.
-        threads: Threads that do it; as Python chooses by default.
         progress: Is told how many more were looked at.
 
     Raises:
@@ -79,7 +77,7 @@ def survey(
         return [_look(source, int(index)) for index in chunk]
 
     found: list[_Seen | BadImage] = []
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor() as pool:
         for part in pool.map(look, np.array_split(indices, max(1, -(-count // _CHUNK)))):
             found += part
             progress(len(part))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nfx.data._folder import IMAGE_SUFFIXES
+from nfx.data._folder import IMAGE_SUFFIXES, is_hidden
 from nfx.data._listed import class_names_beside, find_files, Labels, labels_of_texts, make_splits
 from nfx.data._sources import ImageError, Record, Splits
 from nfx.data._strings import Strings
@@ -62,7 +62,8 @@ def load_tars(
 
     A sample is the run of files in a tar that have the same path up to the first dot of the
     last component: an image (by its suffix), and its label as a number or the name of a class
-    in KEY.cls, or in KEY.json as {"label": ...}.
+    in KEY.cls, or in KEY.json as {"label": ...}. What is hidden, or has no suffix, is no part
+    of a sample.
 
     Args:
         root: A folder with *.tar: see `make_splits` for what their names say of splits.
@@ -71,7 +72,8 @@ def load_tars(
             the tars, otherwise the labels.
 
     Raises:
-        ValueError: If there are no tars, one cannot be read, or a sample has no image or label.
+        ValueError: If there is no such folder, it has no tars, one cannot be read, or a sample has
+            no image or label.
     """
     root = Path(root).expanduser()
     files = find_files(root, ".tar")
@@ -116,6 +118,8 @@ def _samples(path: Path) -> Iterator[tuple[str, int, int, str | None]]:
         for name, offset, size in _members(path):
             folder, _, last = name.rpartition("/")
             stem, _, suffix = last.partition(".")
+            if not suffix or any(map(is_hidden, name.split("/"))):
+                continue
             if (new := f"{folder}/{stem}") != key:
                 if members:
                     yield _sample(path, key, members)

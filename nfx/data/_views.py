@@ -94,8 +94,8 @@ def _resized_centre(image: "Image.Image", sides: tuple[int, int], size: int) -> 
     """The centre of an image resized to a width and a height, by an antialiased bicubic kernel.
 
     References:
-        torchvision, `CenterCrop`: halves are rounded to even. It pads what is smaller than the
-        square, which no share up to 1 makes.
+        torchvision, `CenterCrop`: halves are rounded to even. It pads images smaller than the
+        square; with shares up to 1 there are none.
     """
     from PIL import Image
 

@@ -14,7 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from nfx.checkpoint import CheckpointError, damaged_folder
+from nfx import checkpoint
+from nfx.checkpoint import CheckpointError
 from nfx.models import is_batch_normalized
 from nfx.recipes._build import build_parts, Parts
 from nfx.recipes._classifier import run_classifier, save_classifier
@@ -105,9 +106,7 @@ def list_checkpoints(run: str | Path) -> list[SavedCheckpoint]:
 
 def damaged_checkpoints(run: str | Path) -> dict[int, Path]:
     """Returns where the damaged checkpoints are that a run has put aside, by step."""
-    aside = damaged_folder(RunDirectory.open(run).checkpoints)
-    found = sorted((int(path.name), path) for path in aside.glob("*") if path.name.isdecimal())
-    return dict(found)
+    return checkpoint.damaged_checkpoints(RunDirectory.open(run).checkpoints)
 
 
 def verify_checkpoints(run: str | Path, steps: Sequence[int] = ()) -> Iterator[tuple[int, str]]:

@@ -3,11 +3,6 @@
 from collections.abc import Sequence
 
 
-def class_numbers(count: int) -> tuple[str, ...]:
-    """Returns what classes are called whose names nobody knows."""
-    return tuple(map(str, range(count)))
-
-
 def class_difference(known: Sequence[str], found: Sequence[str]) -> str:
     """Returns how classes differ from those that a model knows, in words; "" if they do not.
 

@@ -9,11 +9,11 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from nfx.data import CentreView
+from nfx.data import CentreView, class_numbers
 from nfx.graph import unstack_blocks
 from nfx.models import create_model, initial_statistics, model_card, model_variant
 from nfx.recipes._build import Parts
-from nfx.recipes._classes import class_difference, class_numbers
+from nfx.recipes._classes import class_difference
 from nfx.recipes._evaluation import parts_without_images, restore_run
 from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config

@@ -17,7 +17,7 @@ from nfx.aot import (
     silent,
     topology_devices,
 )
-from nfx.data import no_images, SAMPLE_CLASSES, Splits
+from nfx.data import class_numbers, no_images, SAMPLE_CLASSES, Splits
 from nfx.models import is_batch_normalized, model_variant
 from nfx.recipes._build import abstract_batch, build_parts, check_mesh, Parts
 from nfx.recipes._recipe import Recipe, RematName
@@ -229,7 +229,7 @@ def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
     """What the recipe stands for, on no images of the right shape."""
     sample = recipe.data == "sample"
     classes = options.num_classes or (len(SAMPLE_CLASSES) if sample else 1000)
-    nothing = no_images([str(index) for index in range(classes)])
+    nothing = no_images(class_numbers(classes))
     return build_parts(recipe, Splits(nothing, nothing))
 
 

@@ -71,9 +71,9 @@ class Feed:
         """Loads what this process needs of the batches, and places it."""
         on_skip = ft.partial(self.on_skip, split, len(images))
 
-        def load(host: int, hosts: int) -> Iterator[Batch]:
+        def load(part: int, parts: int) -> Iterator[Batch]:
             return batches(
-                images, size, host=host, hosts=hosts, loading=self.loading, on_skip=on_skip
+                images, size, part=part, parts=parts, loading=self.loading, on_skip=on_skip
             )
 
         return prefetch_batches(load_parts(load, self.mesh), self.mesh)

@@ -51,7 +51,7 @@ def report(
     found = gather_report(directory, read_mesh(mesh), step=step, data=data, say=say)
     page = report_page(found)
     try:
-        write_whole(path, page, path.with_name(f"{path.name}.tmp"))
+        write_whole(path, page)
     except OSError as error:
         raise ValueError(f"Cannot write the report to {str(path)!r}: {error.strerror}.") from error
     return path

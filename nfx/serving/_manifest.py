@@ -1,10 +1,11 @@
 """What an artefact says of itself."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from nfx._files import json_digest
 
 
 # The layout of an artefact's directory. It is raised when a reader of the old one would go wrong.
@@ -91,7 +92,7 @@ def write_manifest(manifest: Manifest, files: Mapping[str, Any]) -> str:
         files: The size and SHA-256 of each file by name.
     """
     document = {"format": FORMAT, **dataclasses.asdict(manifest), "files": dict(files)}
-    return json.dumps({**document, "sha256": _digest(document)}, indent=2) + "\n"
+    return json.dumps({**document, "sha256": json_digest(document)}, indent=2) + "\n"
 
 
 def read_manifest(text: str) -> tuple[Manifest, dict[str, Any]]:
@@ -110,7 +111,7 @@ def read_manifest(text: str) -> tuple[Manifest, dict[str, Any]]:
             f"it is of format {version}, and this nfx reads {FORMAT}: install the nfx that wrote "
             f"it ({document.get('nfx')}), or export again"
         )
-    if digest != _digest(document):
+    if digest != json_digest(document):
         raise ArtefactError("its manifest.json was damaged or edited: its checksum does not fit")
     files = document.pop("files")
     del document["format"]
@@ -128,8 +129,3 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    """SHA-256 of the content, whatever its order and white space."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -4,8 +4,8 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
+from nfx._files import lock
 from nfx.train._run_directory import RunDirectoryError, writing
 
 
@@ -34,7 +34,7 @@ def lock_directory(
         file = path.open("a+b", buffering=0)  # so that closing it has nothing left to write
     with file:
         try:
-            _lock(file)
+            lock(file)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().decode().strip() or "unknown"
@@ -51,14 +51,6 @@ def lock_directory(
             file.truncate(0)
             file.write(f"{os.getpid()} on {_host()}\n".encode())
         yield
-
-
-def _lock(file: IO[bytes]) -> None:
-    try:
-        import fcntl
-    except ImportError as error:
-        raise OSError("there are no such locks on this system") from error
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _host() -> str:

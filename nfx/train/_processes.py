@@ -171,7 +171,7 @@ def load_parts(load: Callable[[int, int], Iterator[Batch]], mesh: Mesh) -> Itera
     go back and forth between hosts, or two hosts hold parts of a model for the same examples.
 
     Args:
-        load: `(host, hosts) -> batches`, as `nfx.data.training_batches`.
+        load: `(part, parts) -> batches`, as `nfx.data.training_batches`.
         mesh: Where the batches will live.
     """
     mine = _blocks_of_process(mesh, jax.process_index())

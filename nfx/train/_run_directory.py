@@ -123,7 +123,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def _write(path: Path, content: str) -> None:
-    write_whole(path, content, path.with_suffix(".tmp"))
+    write_whole(path, content)
 
 
 def _as_json(content: Mapping[str, Any]) -> str:

@@ -1,17 +1,17 @@
 """Files of parameters: safetensors and `.npz`. Nothing is unpickled unless asked for."""
 
+import contextlib
 import json
-import os
 import pickle
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nfx._files import replacing
 from nfx.weights._pickles import unpickle_arrays
 
 
@@ -41,13 +41,14 @@ def read_weights(path: str | Path, *, unpickle: bool = False) -> dict[str, Any]:
         Arrays by name; of a pickle, what was pickled: possibly nested dictionaries.
 
     Raises:
-        WeightsError: If there is no such file, it is damaged, or it is a pickle.
+        WeightsError: If there is no such file, it cannot be read, it is damaged, or it is a pickle.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"No file {str(path)!r}.")
-    with path.open("rb") as file:
-        start = file.read(16)
+    with _access(path, "read"):
+        if not path.is_file():
+            raise WeightsError(f"No file {str(path)!r}.")
+        with path.open("rb") as file:
+            start = file.read(16)
     if start[8:9] == b"{":  # before the others: the eight bytes before it can be any
         return _read_safetensors(path)
     if zipfile.is_zipfile(path) or start.startswith(b"PK"):
@@ -57,23 +58,37 @@ def read_weights(path: str | Path, *, unpickle: bool = False) -> dict[str, Any]:
     raise _damaged(path, "neither begins like this")
 
 
+def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Joins the two levels of a Haiku tree of parameters, if there are two."""
+    flat: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}/{parameter}": array for parameter, array in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
 def read_description(path: str | Path) -> dict[str, Any]:
     """Returns what a safetensors file of nfx's says of itself; nothing for any other file.
 
     Args:
-        path: The file. What is damaged in it is for `read_weights` to say.
+        path: The file. Of a damaged file nothing is returned: `read_weights` says what is wrong.
+
+    Raises:
+        WeightsError: If the file is there and cannot be read.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    with _access(path, "read"):
+        if not path.is_file():
+            return {}
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if length <= path.stat().st_size else b""
+    try:
+        return dict(json.loads(json.loads(header)["__metadata__"][_DESCRIPTION]))
+    except (ValueError, KeyError, TypeError):
         return {}
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
-            return {}
-        try:
-            return dict(json.loads(json.loads(file.read(length))["__metadata__"][_DESCRIPTION]))
-        except (ValueError, KeyError, TypeError):
-            return {}
 
 
 def write_weights(
@@ -87,8 +102,8 @@ def write_weights(
         description: What a safetensors file is to say of itself, as JSON: see `read_description`.
 
     Raises:
-        WeightsError: If the suffix is neither, the file cannot hold an array or a description, or
-            there is no such folder.
+        WeightsError: If the suffix is neither, the file cannot hold an array or a description,
+            there is no such folder, or it cannot be written there.
     """
     path = Path(path).expanduser()
     contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
@@ -103,23 +118,28 @@ def write_weights(
             raise WeightsError(
                 f"{path.suffix} files cannot hold {name!r} of {array.dtype}: convert to float32."
             )
-    if not path.parent.is_dir():
-        raise WeightsError(f"No folder {str(path.parent)!r} to write {path.name!r} into.")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
+    with _access(path, "write"):
+        if not path.parent.is_dir():
+            raise WeightsError(f"No folder {str(path.parent)!r} to write {path.name!r} into.")
+        with replacing(path) as file:
             if path.suffix == ".npz":
                 np.savez(file, **contents)  # pyright: ignore[reportArgumentType]
             else:
                 from safetensors.numpy import save  # an extra
 
                 file.write(save(contents, described))
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+
+
+@contextlib.contextmanager
+def _access(path: Path, verb: str) -> Iterator[None]:
+    """Says of a file that the system does not let one read or write what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"Cannot {verb} {str(path)!r} ({error.strerror or error}). See to the permissions and "
+            "the room there, then try again."
+        ) from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

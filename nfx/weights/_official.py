@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from nfx._tree import leaves_by_path
+from nfx.weights._files import flatten
 from nfx.weights._rename import (
     complete,
     export,
@@ -110,14 +111,3 @@ def _official_leaves(model: PyTree) -> dict[str, ForeignLeaf]:
         return leaf and leaf._replace(name=leaf.name.format(root=root, block=numbered))
 
     return complete({path: official(path) for path in paths}, "the official code")
-
-
-def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Joins the two levels of a Haiku tree of parameters, if there are two."""
-    flat: dict[str, Any] = {}
-    for name, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{name}/{parameter}": array for parameter, array in value.items()})
-        else:
-            flat[name] = value
-    return flat

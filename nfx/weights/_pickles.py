@@ -44,10 +44,18 @@ class _Array:
         self.contents = _from_buffer(data, dtype, shape, "F" if is_fortran else "C").contents
 
 
-def _from_buffer(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> _Array:
+def _from_buffer(
+    data: Any,
+    dtype: _Dtype,
+    shape: tuple[int, ...],
+    order: Any,
+    axes: tuple[int, ...] | None = None,
+) -> _Array:
+    """The array of these bytes; of one with permuted axes (NumPy 2.4) the shape before that."""
     array = _Array()
     flat = np.frombuffer(bytes(data), dtype.resolve())
-    array.contents = flat.reshape(shape, order="F" if order == "F" else "C")
+    contents = flat.reshape(shape, order="F" if order == "F" else "C")
+    array.contents = contents.transpose(axes) if order == "K" and axes is not None else contents
     return array
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from nfx._names import did_you_mean
 from nfx.models import create_model, list_models, MODELS
-from nfx.weights._files import read_description, read_weights, WeightsError
-from nfx.weights._official import flatten, from_official
+from nfx.weights._files import flatten, read_description, read_weights, WeightsError
+from nfx.weights._official import from_official
 from nfx.weights._timm import from_timm
 
 
@@ -143,13 +143,15 @@ def _download(
         )  # fmt: skip
 
     try:
+        _check_architecture(repository, fetch, model)  # before gigabytes are fetched
         path = fetch("model.safetensors")
-        _check_architecture(repository, fetch, model)
     except errors.LocalEntryNotFoundError as error:
-        where = "the cache, and offline=True looks no further" if offline else "the cache"
+        reason, advice = "the Hugging Face Hub cannot be reached", "Connect"
+        if offline:
+            reason, advice = "offline=True looks no further", "Leave that out"
         raise WeightsError(
-            f"{repository!r} is not in {where}; the Hugging Face Hub cannot be reached. Connect, "
-            "or copy the file here and pass its path."
+            f"{repository!r} is not in the cache, and {reason}. {advice}, or copy the file here "
+            "and pass its path."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise WeightsError(

@@ -20,26 +20,21 @@ from nfx.nn import Conv2d
 Model = TypeVar("Model", bound=PyTree)
 
 
-class Layout(NamedTuple):
-    """How a leaf is laid out elsewhere.
+class Conversion(NamedTuple):
+    """From nfx's layout of a leaf to another, and back."""
 
-    Attributes:
-        theirs: From nfx's layout.
-        ours: The inverse.
-    """
-
-    theirs: Callable[[np.ndarray], np.ndarray]
-    ours: Callable[[np.ndarray], np.ndarray]
+    to_foreign: Callable[[np.ndarray], np.ndarray]
+    from_foreign: Callable[[np.ndarray], np.ndarray]
 
 
 # By what a leaf of nfx (HWIO, IO, vectors) becomes.
-LAYOUTS: Mapping[str, Layout] = MappingProxyType({
-    "same": Layout(lambda x: x,                       lambda x: x),
-    "OIHW": Layout(lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0)),
-    "OI":   Layout(lambda x: x.T,                     lambda x: x.T),
-    "OI11": Layout(lambda x: x.T[:, :, None, None],   lambda x: x[:, :, 0, 0].T),
-    "O111": Layout(lambda x: x[:, None, None, None],  lambda x: x[:, 0, 0, 0]),
-    "11K":  Layout(lambda x: x[None, None],           lambda x: x[0, 0]),
+LAYOUTS: Mapping[str, Conversion] = MappingProxyType({
+    "same": Conversion(lambda x: x,                       lambda x: x),
+    "OIHW": Conversion(lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0)),
+    "OI":   Conversion(lambda x: x.T,                     lambda x: x.T),
+    "OI11": Conversion(lambda x: x.T[:, :, None, None],   lambda x: x[:, :, 0, 0].T),
+    "O111": Conversion(lambda x: x[:, None, None, None],  lambda x: x[:, 0, 0, 0]),
+    "11K":  Conversion(lambda x: x[None, None],           lambda x: x[0, 0]),
 })  # fmt: skip
 
 
@@ -117,7 +112,7 @@ def _as_named(model: Any) -> Any:
     """Returns `model` with its blocks on their own, as the foreign names have them.
 
     Raises:
-        ValueError: If the model is folded: its kernels are not those of anybody's.
+        ValueError: If the model is folded: its kernels have no counterpart elsewhere.
     """
     if not isinstance(model, NFNet):
         return model
@@ -134,7 +129,7 @@ def export(model: PyTree, names_of: NamesOf) -> dict[str, np.ndarray]:
     model = _as_named(model)
     names = names_of(model)
     return {
-        name: np.asarray(LAYOUTS[layout].theirs(np.asarray(leaf)), order="C")
+        name: np.asarray(LAYOUTS[layout].to_foreign(np.asarray(leaf)), order="C")
         for (name, layout), leaf in (
             (names[path], leaf) for path, leaf in leaves_by_path(model).items()
         )
@@ -176,7 +171,7 @@ def fill(model: Model, foreign: Mapping[str, Any], names_of: NamesOf, *, strict:
             "variant they were made for, with the same classes and channels?\n"
             + "\n".join(f"  {problem}" for problem in problems)
         )
-    _keep(kept, foreign, names, leaves)
+    _warn_of_kept(kept, foreign, names, leaves)
     filled = [
         leaf if path in kept else _converted(foreign[names[path].name], names[path], leaf)
         for path, leaf in leaves.items()
@@ -185,7 +180,7 @@ def fill(model: Model, foreign: Mapping[str, Any], names_of: NamesOf, *, strict:
 
 
 def _converted(array: Any, where: ForeignLeaf, leaf: Any) -> jax.Array:
-    return jnp.asarray(LAYOUTS[where.layout].ours(np.asarray(array)), leaf.dtype)
+    return jnp.asarray(LAYOUTS[where.layout].from_foreign(np.asarray(array)), leaf.dtype)
 
 
 def _replaced_classifier(
@@ -203,7 +198,7 @@ def _replaced_classifier(
     return _problem("head/weight", like, where, {where.name: weight}) is None
 
 
-def _keep(
+def _warn_of_kept(
     kept: tuple[str, ...],
     foreign: Mapping[str, Any],
     names: Mapping[str, ForeignLeaf],
@@ -230,7 +225,7 @@ def _problem(path: str, leaf: Any, where: ForeignLeaf, foreign: Mapping[str, Any
     if name not in foreign:
         return f"no {name!r} for {path!r}, shape {leaf.shape}"
     array = np.asarray(foreign[name])
-    expected = LAYOUTS[layout].theirs(np.broadcast_to(np.float32(0), leaf.shape)).shape
+    expected = LAYOUTS[layout].to_foreign(np.broadcast_to(np.float32(0), leaf.shape)).shape
     if array.shape != expected:
         transposed = sorted(array.shape) == sorted(expected)
         return f"{name!r} has shape {array.shape}, and {path!r} needs {expected}" + (

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import pytest
 
 from nfx.checkpoint import (
+    _fallback,
     _files,
     _store,
     CheckpointError,
     CheckpointStore,
+    damaged_checkpoints,
+    DamagedError,
     restore_newest,
     tree_digest,
 )
@@ -95,14 +98,14 @@ def test_damage_to_any_file_is_seen_and_named_and_the_checkpoint_before_it_loade
             step, found = restore_newest(store, state())
             assert (step, tree_digest(found)) == (1, tree_digest(state(1))), file
             assert store.progress(step) == PROGRESS
-            assert store.config(step) == {"seed": 3}
             assert store.steps() == [1]
         (warning,) = warnings
         assert "The checkpoint of step 2" in warning
         assert "Remove" not in warning  # it is moved already
         assert repr(file.as_posix()) in warning
         assert "going on from step 1" in warning
-        assert (copy.with_name("checkpoints.damaged") / "2").is_dir()
+        assert damaged_checkpoints(copy) == {2: copy.with_name("checkpoints.damaged") / "2"}
+        assert damaged_checkpoints(copy)[2].is_dir()
 
 
 def test_the_list_of_files_is_not_believed_if_it_was_changed(whole, tmp_path):
@@ -118,6 +121,25 @@ def test_the_list_of_files_is_not_believed_if_it_was_changed(whole, tmp_path):
         pytest.raises(CheckpointError, match=r"step 2 .* is damaged: its list of files"),
     ):
         store.restore(state())
+
+
+def test_of_a_damaged_record_nothing_is_read(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "checkpoints")
+    damage(tmp_path / "checkpoints" / "1" / "record" / "metadata", one_bit)
+    with (
+        CheckpointStore(tmp_path / "checkpoints", read_only=True) as store,
+        pytest.raises(DamagedError, match=r"'record/metadata' is missing or .* no earlier one to"),
+    ):
+        store.progress(1)
+
+
+def test_all_that_is_listed_is_on_disk_with_the_folders_that_name_it(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    synced = []
+    monkeypatch.setattr(_files, "sync", synced.append)
+    list_files(tmp_path)
+    assert set(synced) == {tmp_path / name for name in ("a", "a/b", "a/b/file")}
 
 
 def test_what_is_read_is_compared_with_what_was_in_memory(whole, tmp_path):
@@ -285,7 +307,10 @@ def test_what_may_pass_while_arrays_are_loaded_is_no_other_model(whole, monkeypa
             store.restore(state())
 
 
-def test_damaged_ones_that_cannot_be_moved_are_named(whole, tmp_path):
+def test_damaged_ones_that_cannot_be_moved_are_named(whole, tmp_path, monkeypatch):
+    met = []
+    meet = lambda name, **options: met.append(name)
+    monkeypatch.setattr(_fallback.ocp.multihost, "sync_global_processes", meet)
     shutil.copytree(whole, tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "2" / "files.json").unlink()
     (tmp_path / "checkpoints.damaged").touch()
@@ -294,6 +319,7 @@ def test_damaged_ones_that_cannot_be_moved_are_named(whole, tmp_path):
         pytest.raises(CheckpointError, match=r"elsewhere, and try again: 2\."),
     ):
         restore_newest(store, state())
+    assert "nfx: checkpoints are put aside" in met  # where the other processes wait
 
 
 def test_a_save_that_fails_once_is_mended(store, said, monkeypatch):

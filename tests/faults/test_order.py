@@ -36,8 +36,8 @@ def test_a_batch_that_is_left_out_moves_those_after_it_up(left_out):
         assert found == batch
 
 
-def test_hosts_leave_out_the_same():
-    parts = [loaded(1, 4, left_out=[2], host=host, hosts=2) for host in (0, 1)]
+def test_parts_leave_out_the_same():
+    parts = [loaded(1, 4, left_out=[2], part=part, parts=2) for part in (0, 1)]
     together = [first + second for first, second in zip(*parts, strict=True)]
     assert together == loaded(1, 4, left_out=[2])
 
