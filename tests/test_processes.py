@@ -393,6 +393,8 @@ def test_what_does_not_fit_together_is_refused(arguments, message, capsys):
     [
         ({"distributed": True}, "leave one of them out"),
         ({"coordinator": "here"}, "coordinator='here' must be HOST:PORT"),
+        ({"coordinator": "8476"}, "coordinator='8476' must be HOST:PORT"),
+        ({"coordinator": ":8476"}, "coordinator=':8476' must be HOST:PORT"),
         ({"process_id": 2}, "process_id=2 must be in 0 ... processes - 1, and processes is 2"),
         ({"process_id": -1}, "process_id=-1 must be in"),
     ],

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from nfx.data import BadImage
 from nfx.train._loop import TrainingError
+from nfx.train._processes import process_suffix
 from nfx.train._records import Records
 
 
@@ -24,11 +23,11 @@ class BadImagesLog:
 
         Args:
             directory: The run directory.
-            share: Stop when more than this share of a split's images is bad.
+            share: Stop when more than this share of a split's images is bad, of those that this
+                process has met, now or before the run was interrupted.
             say: Shows a line to whoever watches.
         """
-        number = jax.process_index()
-        self._path = directory / f"bad_images{f'-{number}' if number else ''}.jsonl"
+        self._path = directory / f"bad_images{process_suffix()}.jsonl"
         self._share, self._say = share, say
         self._records: Records | None = None
         self._known: dict[str, set[int]] = {}
@@ -39,7 +38,7 @@ class BadImagesLog:
             self._records.close()
 
     def take(self, split: str, count: int, bad: BadImage) -> None:
-        """Takes note of an image that was skipped.
+        """Takes note of an image that was skipped, for the first time or again.
 
         Args:
             split: What it is of: "train" or "test".
@@ -51,12 +50,12 @@ class BadImagesLog:
         """
         records = self._open()
         known = self._known.setdefault(split, set())
-        if bad.index in known:
-            return
-        known.add(bad.index)
-        records.append({"split": split, **dataclasses.asdict(bad)})
-        if len(known) == 1:
-            self._say(f"Skipping bad images, listed in {self._path}: {bad.name!r}: {bad.reason}")
+        if bad.index not in known:
+            known.add(bad.index)
+            records.append({"split": split, **dataclasses.asdict(bad)})
+            if len(known) == 1:
+                listed = f"Skipping bad images, listed in {self._path}"
+                self._say(f"{listed}: {bad.name!r}: {bad.reason}")
         if len(known) > self._share * count:
             raise TrainingError(
                 f"{len(known)} of {count:,} {split} images cannot be used, more than the share of "

@@ -67,7 +67,8 @@ class ProcessOptions:
                 "--distributed is for where JAX finds the coordinator, and "
                 f"coordinator={self.coordinator!r} was given: leave one of them out."
             )
-        if self.coordinator and not self.coordinator.rpartition(":")[2].isdecimal():
+        host, _, port = self.coordinator.rpartition(":")
+        if self.coordinator and not (host and port.isdecimal()):
             raise ValueError(f"coordinator={self.coordinator!r} must be HOST:PORT.")
         if self.processes is not None and not 0 <= (self.process_id or 0) < self.processes:
             raise ValueError(
@@ -111,6 +112,15 @@ def initialize_processes(options: ProcessOptions) -> None:
 def is_first_process() -> bool:
     """Whether this process is the one that writes and says things for all."""
     return jax.process_index() == 0
+
+
+def process_suffix() -> str:
+    """What tells files of this process from those of others in one directory: "-1", "-2" ...
+
+    Those of the first process have none.
+    """
+    number = jax.process_index()
+    return f"-{number}" if number else ""
 
 
 def wait_for_all(name: str) -> None:

@@ -47,7 +47,7 @@ class StopRequest:
         received = signal.Signals(number)
         if self.signal is None and self.has_work:
             self.signal = received
-            _say(f"{received.name}: a checkpoint is saved after this step. Again to exit at once.")
+            _say(f"{received.name}: stopping once a checkpoint is saved. Again to exit at once.")
             return
         what = "before there was anything to save" if self.signal is None else "again"
         _say(f"{received.name} {what}: exiting at once; what was written is kept.")
@@ -76,6 +76,8 @@ def exit_code(received: signal.Signals) -> int:
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
     """Lets SIGTERM and SIGINT be taken by a request, in place of what they do otherwise.
 
+    One that is ignored stays so, as SIGINT is of what a shell starts with `&`.
+
     A thread takes them, so that they count while the main thread compiles or waits for a device,
     where Python would not run a handler. Outside the main thread nothing is changed: only there
     signals can be handled.
@@ -89,7 +91,8 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
         watcher = threading.Thread(target=_watch, args=(ours, request), daemon=True)
         watcher.start()
         before_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _leave_to_thread) for number in _SIGNALS}
+        taken = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, _leave_to_thread) for number in taken}
         try:
             yield
         finally:
@@ -112,4 +115,5 @@ def _leave_to_thread(number: int, frame: object) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"\nnfx: {message}", file=sys.stderr, flush=True)  # noqa: T201 (a display may be gone)
+    with contextlib.suppress(OSError, ValueError):  # nobody may read it any more
+        print(f"\nnfx: {message}", file=sys.stderr, flush=True)  # noqa: T201 (a display may be gone)
