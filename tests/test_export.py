@@ -167,7 +167,8 @@ def test_the_manifest_says_what_the_artefact_is(saved, nano):
     document = json.loads((saved / "manifest.json").read_text())
     assert document["format"] == FORMAT == 2
     assert document["images"] == {**dataclasses.asdict(IMAGES), "mean": [0.4, 0.5, 0.6],
-                                  "std": [0.2, 0.25, 0.3]}  # fmt: skip
+                                  "std": [0.2, 0.25, 0.3], "resampling": "bicubic",
+                                  "dtype": "uint8"}  # fmt: skip
     expected = {
         "model": "nfnet_nano", "class_names": list(CLASSES), "platforms": ["cpu", "tpu", "cuda"],
         "batch_size": "symbolic", "dtype": "float32", "weights": "separate",
@@ -306,6 +307,16 @@ def test_another_format_is_named(copy, version):
         load_artefact(copy)
 
 
+def test_images_of_another_kind_are_refused(copy, monkeypatch):
+    monkeypatch.setattr("nfx.serving._manifest._digest", lambda document: None)
+    document = json.loads((copy / "manifest.json").read_text())
+    edit(copy, images={**document["images"], "resampling": "lanczos"}, sha256=None)
+    with pytest.raises(
+        ArtefactError, match="of resampling 'lanczos', and this nfx knows 'bicubic'"
+    ):
+        load_artefact(copy)
+
+
 def test_a_program_for_other_platforms_is_refused(nano, tmp_path):
     path = save_artefact(export(*nano, platforms=("tpu",)), tmp_path / "tpu.nfx")
     with pytest.raises(ArtefactError, match=r"made for tpu, and JAX runs on cpu.*--platforms tpu"):
@@ -408,7 +419,8 @@ def test_options_that_make_no_sense(options, message):
         ExportOptions(**options)
 
 
-def test_every_class_has_a_name(nano):
+def test_every_class_has_a_name_before_anything_is_lowered(nano, monkeypatch):
+    monkeypatch.setattr("nfx.aot._export._export_program", lambda *_: 1 / 0)
     with pytest.raises(ValueError, match="There are 1 names, and the model has 5 classes"):
         export_classifier(nano[0], name="nano", images=IMAGES, class_names=["one"])
 

@@ -287,6 +287,14 @@ def test_a_plan_of_microbatches_sends_activations_in_parts():
     assert 2 * official[statistics][1] == whole[statistics][1]
 
 
+def test_frozen_batch_norm_is_planned_in_microbatches():
+    model = lambda: nfx.create_model("se_resnext_micro", key=jax.random.key(0))
+    plan = ft.partial(plan_step, abstract_state(model, OPTIMIZER), mesh_of(data=2), (12, 12, 3), 16)
+    with pytest.raises(ValueError, match="must be 1 for a batch-normalized model"):
+        plan(microbatches=2)
+    assert plan(microbatches=2, frozen_statistics=True).collectives == plan().collectives
+
+
 @pytest.mark.parametrize(
     ("name", "preprocessing", "microbatches", "message"),
     [

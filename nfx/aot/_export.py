@@ -86,6 +86,11 @@ def export_classifier(
         ValueError: If the names are not as many as the classes, or the model does not take such
             images.
     """
+    classes = model.head.bias.shape[-1]
+    if classes != len(class_names):  # before what takes long
+        raise ValueError(
+            f"There are {len(class_names)} names, and the model has {classes} classes."
+        )
     parameters = parameter_count((model, statistics))
     if statistics is None:
         model = jax.jit(fold_weight_standardization)(model)
@@ -100,7 +105,7 @@ def export_classifier(
         return pixels_to_logits(*rebuild(by_name), pixels, images, options.dtype)
 
     weights = {} if baked else arrays
-    exported = _lower(program, weights, images, options)
+    exported = _export_program(program, weights, images, options)
     manifest = _manifest(exported, parameters, name, images, class_names, options)
     return Artefact(manifest, exported, weights)
 
@@ -125,7 +130,7 @@ def pixels_to_logits(
     return apply_batch(model, statistics, normalized)[0].astype(jnp.float32)
 
 
-def _lower(
+def _export_program(
     program: Callable[..., Array],
     weights: dict[str, np.ndarray],
     images: ImageFormat,
@@ -150,11 +155,6 @@ def _manifest(
     class_names: Sequence[str],
     options: ExportOptions,
 ) -> Manifest:
-    classes = exported.out_avals[0].shape[-1]
-    if classes != len(class_names):
-        raise ValueError(
-            f"There are {len(class_names)} names, and the model has {classes} classes."
-        )
     return Manifest(
         model=name,
         images=images,

@@ -18,7 +18,7 @@ class Difference(NamedTuple):
     """One number of two reports.
 
     Attributes:
-        quantity: What it is of, as "memory: temporaries".
+        quantity: What it is of, as "memory per device: temporaries".
         before: Its value in the first report; None where it is not known.
         after: In the second.
         ratio: `after / before`; None where that has no meaning.

@@ -162,6 +162,7 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
         communication=_communication(options),
         precision=parts.precision,
         microbatches=parts.microbatches,
+        frozen_statistics=parts.frozen_statistics,
     )
 
 

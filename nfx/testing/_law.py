@@ -77,9 +77,15 @@ class Law(Generic[Subject]):
         try:
             run()
         except (LawViolation, Flaky) as violation:
-            if isinstance(violation, Flaky):
-                violation = "It gives different results for the same input."
-            raise LawViolation(f"Law {name!r}: {self.statement}\n{violation}") from None
+            flaky = isinstance(violation, Flaky)
+            finding = "It gives different results for the same input." if flaky else violation
+            # From the error of the function itself, if it raised one.
+            raise violated(name, self.statement, finding) from violation.__cause__
+
+
+def violated(name: str, statement: str, finding: object) -> LawViolation:
+    """Returns what to raise of a law, by its name and what it states."""
+    return LawViolation(f"Law {name!r}: {statement}\n{finding}")
 
 
 def check_laws(

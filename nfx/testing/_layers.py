@@ -110,7 +110,13 @@ def check_example_independence(
 
     Raises:
         LawViolation: With the example and what changed.
+        ValueError: If an example has no batch mates.
     """
+    if batch_size < 2:
+        raise ValueError(
+            f"batch_size={batch_size} must be at least 2: an example alone has no batch mates, and "
+            "the law would hold of anything."
+        )
 
     def draw(seed: int) -> tuple[jax.Array, jax.Array]:
         image_key, key = jax.random.split(jax.random.key(seed))

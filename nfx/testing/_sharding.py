@@ -31,7 +31,7 @@ def check_sharding_invariant(
 
     Raises:
         LawViolation: With the result, the axis and the mode that differ.
-        ValueError: If there is one device.
+        ValueError: If there is one device, or no axis of an argument divides.
     """
     count = jax.device_count()
     if count < 2:
@@ -41,6 +41,12 @@ def check_sharding_invariant(
         )
     if not arguments:
         arguments = (jax.random.normal(jax.random.key(0), (2 * count, count, count)),)
+    sizes = [size for x in jax.tree.leaves(arguments) for size in x.shape]
+    if not any(size % count == 0 for size in sizes):
+        raise ValueError(
+            f"No axis of the arguments can be split over {count} devices, so that the law would "
+            f"hold of anything: give arrays with axes whose sizes {count} divides."
+        )
     whole = jax.jit(fn)(*arguments)
     for mesh, axis in _placements(arguments, count):
         with jax.set_mesh(mesh):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -49,7 +50,7 @@ def lock_directory(
             )
         with contextlib.suppress(OSError):  # a full disk: who holds the lock is not said then
             file.truncate(0)
-            file.write(f"{os.getpid()} on {_host()}\n".encode())
+            file.write(f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
@@ -59,9 +60,3 @@ def _lock(file: IO[bytes]) -> None:
     except ImportError as error:
         raise OSError("there are no such locks on this system") from error
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _host() -> str:
-    import socket
-
-    return socket.gethostname()

@@ -48,7 +48,7 @@ class NotFiniteError(TrainingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """How long to train, and how often to look up. The last step is always looked at.
+    """How long to train, and how often to log, evaluate and save; the last step does all three.
 
     Attributes:
         steps: Steps in all.
@@ -96,7 +96,7 @@ class Observer(Protocol):
         """
         ...
 
-    def evaluate(self, step: int, state: TrainState) -> object:
+    def evaluate(self, step: int, state: TrainState) -> None:
         """Takes the state when an evaluation is due."""
         ...
 
@@ -109,10 +109,11 @@ class Observer(Protocol):
         """
         ...
 
-    def stops(self, step: int, together: bool) -> bool:
-        """Is told that a step was handed over, and returns whether to stop after it.
+    def should_stop(self, step: int, together: bool) -> bool:
+        """Called when a step has been dispatched; returns whether to stop after it.
 
-        Of several processes all must return the same. They are at the same place if `together`.
+        All processes must return the same. `together` says that they are at the same point, where
+        they may ask each other.
         """
         ...
 
@@ -153,8 +154,8 @@ def run_training(
         key: The run's key.
         cadence: How long, and when something is due.
         observer: What to do then.
-        unlogged: Metrics of the steps before that no record holds yet, as the observer's
-            checkpoint got them: so that records are the same as if nothing had been stopped.
+        unlogged: Metrics of earlier steps that no record holds yet, as `checkpoint` got them: the
+            next record then averages the same steps as if the run had never stopped.
 
     Raises:
         NotFiniteError: If the loss, the gradient or the update is not finite, before anything is
@@ -173,7 +174,7 @@ def run_training(
             pending.clear()
         if due.evaluation:  # first, so that a run killed after the checkpoint has lost no record
             observer.evaluate(number, state)
-        stops = observer.stops(number, any(due))
+        stops = observer.should_stop(number, any(due))
         if due.checkpoint or stops:
             observer.checkpoint(number, state, _finite(number, pending))
         if stops:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, get_args, Literal
+from typing import get_args, Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,8 @@ def apply_precisely(
     statistics: PyTree,
     images: Float[Array, "n h w c"],
     keys: Key[Array, " n"] | None = None,
-    **how: Any,
+    *,
+    batch_axes: tuple[str, ...] | None = None,
 ) -> tuple[Float[Array, "n classes"], PyTree]:
     """Computes the logits of a batch, in float32, as a policy says, and the next state.
 
@@ -77,9 +78,9 @@ def apply_precisely(
         statistics: Its state: see `nfx.models.initial_statistics`; it keeps its dtype.
         images: Normalized images.
         keys: See `nfx.models.apply_batch`.
-        **how: See there too.
+        batch_axes: See there too.
     """
     model = jax.tree.map(lambda leaf: leaf.astype(precision.statistics), model)
     images = images.astype(precision.compute)
-    logits, statistics = apply_batch(model, statistics, images, keys, **how)
+    logits, statistics = apply_batch(model, statistics, images, keys, batch_axes=batch_axes)
     return logits.astype(jnp.float32), statistics
