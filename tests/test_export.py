@@ -411,7 +411,7 @@ def test_other_images_are_refused(artefact, images, message):
         (dict(platforms=("cpu", "gpu")), "no platform 'gpu'"),
         (dict(platforms=()), "one or more"),
         (dict(platforms=("cpu", "cpu")), "each once"),
-        (dict(batch_size=0), "batch_size=0 must be positive"),
+        (dict(batch_size=0), "batch_size=0 must be at least 1"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
@@ -480,7 +480,7 @@ def test_random_weights_are_asked_for(tmp_path, folder, capsys):
         (["export", "{saved}/none"], "neither a file nor the name of weights"),
         (["predict", "{saved}", "{folder}", "--image-size", "32"], "leave --image-size out"),
         (["predict", "{saved}", "{folder}", "--class-names", "{names}"], "leave --class-names out"),
-        (["predict", "{saved}", "{folder}", "--top", "0"], "must be positive"),
+        (["predict", "{saved}", "{folder}", "--top", "0"], "top=0 must be at least 1"),
         (["predict", "{saved}", "{names}"], "Cannot read"),
         (["predict", "{names}.nfx", "{folder}"], "no such directory"),
     ],

@@ -171,7 +171,7 @@ def test_stacked_blocks_are_split_as_their_blocks_are():
     assert is_split(split.stages[0].blocks[1].block)
 
 
-def gradient_program(model, mesh, communication=Communication()):  # noqa: B008
+def gradient_program(model, mesh, communication=Communication()):
     """The compiled gradient of a batch's mean loss."""
 
     def local(model, images, labels):

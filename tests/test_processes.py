@@ -19,7 +19,8 @@ from nfx.cli import main
 from nfx.cli._launch import free_port, LaunchCommand, process_commands
 from nfx.cli._supervisor import Command, run_together
 from nfx.recipes import _opening
-from nfx.train import group_blocks, ProcessOptions, without_pace
+from nfx.sharding import group_blocks
+from nfx.train import ProcessOptions, without_pace
 from tests.flags import QUICK_COMPILES
 
 

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
+from nfx._dtypes import Dtype
 from nfx.aot import (
     compile_step,
     CompiledProgram,
@@ -72,8 +73,8 @@ class CompileOptions:
     remat: RematName = "none"
     unroll: int = 1
     mesh: str = "data=all"
-    gather_dtype: Literal["float32", "bfloat16"] = "float32"
-    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    gather_dtype: Dtype = "float32"
+    reduce_dtype: Dtype = "float32"
     topology: str = ""
 
     def __post_init__(self) -> None:

@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nfx.checkpoint import damaged_folder
-from nfx.train._records import read_records
+from nfx.train import hang_files, read_bad_images, read_nonfinite, RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +14,9 @@ class Troubles:
 
     Attributes:
         bad_images: Images that were skipped: see `nfx.data.BadImage`, with their split.
-        nonfinite: Steps that were not finite: see `NonfiniteStep`.
+        nonfinite: Steps that were not finite: see `nfx.train.NonfiniteStep`.
         hangs: Names of the files with stacks of threads that hung.
-        damaged: Names of the checkpoints that were damaged and put aside.
+        damaged: The steps of checkpoints that were damaged and put aside.
     """
 
     bad_images: Sequence[Mapping[str, Any]]
@@ -26,16 +25,17 @@ class Troubles:
     damaged: Sequence[str]
 
 
-def read_troubles(directory: Path) -> Troubles:
-    """Reads what went wrong from a run directory, of all processes of the run."""
-    bad_images = [
-        record
-        for path in sorted(directory.glob("bad_images*.jsonl"))
-        for record in read_records(path)
-    ]
+def read_troubles(directory: RunDirectory) -> Troubles:
+    """Reads what went wrong in a run, of all its processes.
+
+    Raises:
+        RunDirectoryError: If a list of it is damaged.
+    """
+    aside = damaged_folder(directory.checkpoints)
+    steps = [path.name for path in aside.glob("*") if path.name.isdecimal()]
     return Troubles(
-        bad_images,
-        read_records(directory / "nonfinite.jsonl"),
-        sorted(path.name for path in directory.glob("hang-*.txt")),
-        sorted(path.name for path in damaged_folder(directory / "checkpoints").glob("*")),
+        read_bad_images(directory.path),
+        read_nonfinite(directory.path),
+        [path.name for path in hang_files(directory.path)],
+        sorted(steps, key=int),
     )

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from nfx.data import BadImage
-from nfx.train._loop import TrainingError
+from nfx.train._errors import TrainingError
 from nfx.train._processes import process_suffix
-from nfx.train._records import Records
+from nfx.train._records import read_records, Records
+
+
+_NAME = "bad_images"
 
 
 class BadImagesLog:
@@ -27,7 +30,7 @@ class BadImagesLog:
                 process has met, now or before the run was interrupted.
             say: Shows a line to whoever watches.
         """
-        self._path = directory / f"bad_images{process_suffix()}.jsonl"
+        self._path = directory / f"{_NAME}{process_suffix()}.jsonl"
         self._share, self._say = share, say
         self._records: Records | None = None
         self._known: dict[str, set[int]] = {}
@@ -70,3 +73,9 @@ class BadImagesLog:
             for record in self._records.kept:
                 self._known.setdefault(record["split"], set()).add(record["index"])
         return self._records
+
+
+def read_bad_images(directory: Path) -> list[dict[str, Any]]:
+    """Returns what all processes of a run have listed: `nfx.data.BadImage`s, with their split."""
+    paths = sorted(directory.glob(f"{_NAME}*.jsonl"))
+    return [record for path in paths for record in read_records(path)]

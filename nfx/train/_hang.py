@@ -13,6 +13,8 @@ from typing import Any
 from nfx.train._processes import process_suffix
 
 
+_NAME = "hang"
+
 # Of a standard error that nobody reads, that is closed, that is no file of the system, or none.
 _BROKEN = (OSError, ValueError, AttributeError)
 
@@ -80,7 +82,7 @@ class HangWatch:
 
     def _tell(self, seconds: float) -> None:
         """Writes to standard error first: the directory may be what hangs."""
-        path = self._directory / f"hang-{time.strftime('%Y%m%d-%H%M%S')}{self._suffix}.txt"
+        path = self._directory / f"{_NAME}-{time.strftime('%Y%m%d-%H%M%S')}{self._suffix}.txt"
         words = f"nfx: no step has ended for {seconds:.0f} s; waiting on. Stacks of all threads:\n"
         with contextlib.suppress(*_BROKEN):
             _write_stacks(sys.stderr, f"\n{words}")
@@ -88,6 +90,11 @@ class HangWatch:
             _write_stacks(file, words)
         with contextlib.suppress(*_BROKEN):
             sys.stderr.write(f"nfx: they are in {str(path)!r} too.\n")
+
+
+def hang_files(directory: Path) -> list[Path]:
+    """Returns the files of stacks that the processes of a run have written."""
+    return sorted(directory.glob(f"{_NAME}-*.txt"))
 
 
 def _write_stacks(file: Any, words: str) -> None:

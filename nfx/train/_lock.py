@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from nfx.train._run_directory import RunDirectoryError, writing
+from nfx.train._errors import RunDirectoryError
+from nfx.train._run_directory import writing
 
 
 _FILE = "run.lock"

@@ -1,15 +1,17 @@
 """The loop around the step, and evaluation."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from nfx._checks import at_least
 from nfx.data import Batch
+from nfx.train._errors import NotFiniteError
 from nfx.train._pace import Pace, Stopwatch
 from nfx.train._step import EvaluationCounts, Metrics, TrainState
 
@@ -19,34 +21,7 @@ from nfx.train._step import EvaluationCounts, Metrics, TrainState
 _FINITE = ("loss", "gradient_norm", "update_norm")
 
 
-class TrainingError(Exception):
-    """Training that cannot go on."""
-
-
-class NotFiniteError(TrainingError):
-    """A step whose loss, gradient or update is not finite.
-
-    Attributes:
-        step: Which, from 1.
-        images: What is known of its images, as a sentence without its full stop.
-    """
-
-    def __init__(self, step: int, values: str, images: str = ""):
-        """Takes which step, its metrics, and what is known of its images."""
-        super().__init__(step, values, images)
-        self.step, self.values, self.images = step, values, images
-
-    def __str__(self) -> str:
-        """What it was, and what to do."""
-        images = f"{self.images}. " if self.images else ""
-        return (
-            f"Training diverged: at step {self.step} the metrics were {self.values}, and were "
-            f"expected to be finite. {images}Nothing was saved since the last checkpoint. Lower "
-            "the learning rate, clip harder or warm up for longer, and start again."
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
     """How long to train, and how often to log, evaluate and save; the last step does all three.
 
@@ -64,8 +39,7 @@ class Cadence:
 
     def __post_init__(self) -> None:
         """Checks that all are positive."""
-        if min(self.steps, self.log_every, self.evaluate_every, self.checkpoint_every) < 1:
-            raise ValueError(f"Every count of steps must be at least 1; got {self}.")
+        at_least(1, **dataclasses.asdict(self))
 
     def due(self, step: int) -> "Due":
         """Returns what is due after a step."""

@@ -87,7 +87,7 @@ def shard_model(
     mesh: Mesh,
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
+    communication: Communication = Communication(),
     in_specs: tuple[P, ...],
     out_specs: PyTree[P],
 ) -> Callable[..., Any]:
@@ -120,7 +120,7 @@ def shard_gradients(
     mesh: Mesh,
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
+    communication: Communication = Communication(),
     in_specs: tuple[P, ...],
     out_specs: PyTree[P],
 ) -> Callable[..., tuple[Any, PyTree]]:

@@ -135,8 +135,8 @@ def plan_step(  # noqa: PLR0913 (one for each thing that may differ)
     batch_size: int,
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
-    precision: Precision = Precision(),  # noqa: B008
+    communication: Communication = Communication(),
+    precision: Precision = Precision(),
     microbatches: int = 1,
     frozen_statistics: bool = False,
 ) -> Plan:
@@ -236,7 +236,7 @@ def _block_collectives(
         activations += [number * math.prod(outputs), number * math.prod(inputs)]
         gates += [number * channels for channels in _gate_channels(block)]
         # Mean and variance of the last kernel, and two sums for its gradient.
-        statistics += [outputs[-1] * jnp.dtype(precision.statistics).itemsize] * 4
+        statistics += [outputs[-1] * jnp.dtype(precision.parameters).itemsize] * 4
     yield _expect("activations of split blocks", "all-reduce", activations)
     yield _expect("squeeze-excite of split blocks", "all-reduce", gates)
     yield _expect("weight standardization of split blocks", "all-reduce", statistics)

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from nfx.aot import format_bytes, plain_table
+from nfx._show import format_bytes, plain_table
 from nfx.sharding import spec_axes
 from nfx.train._plan import Plan
 

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nfx._files import write_whole
-
-
-class RunDirectoryError(Exception):
-    """A run directory that is missing, taken, of another run, or that cannot be written."""
+from nfx.train._errors import RunDirectoryError
 
 
 def has_begun(path: str | Path) -> bool:

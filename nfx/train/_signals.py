@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import jax
 
+from nfx.train._errors import exit_code
 from nfx.train._processes import any_process
 
 
@@ -52,24 +53,6 @@ class StopRequest:
         what = "before there was anything to save" if self.signal is None else "again"
         _say(f"{received.name} {what}: exiting at once; what was written is kept.")
         os._exit(exit_code(received))
-
-
-class TrainingStopped(Exception):  # noqa: N818 (it went well)
-    """A run that a signal has stopped, after a checkpoint.
-
-    Attributes:
-        exit_code: What the process is to end with: 128 and the number of the signal.
-    """
-
-    def __init__(self, message: str, received: signal.Signals):
-        """Takes what to say, and which signal it was."""
-        super().__init__(message)
-        self.exit_code = exit_code(received)
-
-
-def exit_code(received: signal.Signals) -> int:
-    """Returns what a process ends with that a signal has stopped, as shells count."""
-    return 128 + received.value
 
 
 @contextlib.contextmanager

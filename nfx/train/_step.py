@@ -162,8 +162,8 @@ def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
     observe: StepMetrics = lambda gradients, model, step: {},
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
-    precision: Precision = Precision(),  # noqa: B008
+    communication: Communication = Communication(),
+    precision: Precision = Precision(),
     microbatches: int = 1,
     frozen_statistics: bool = False,
 ) -> jax.stages.Wrapped:
@@ -230,7 +230,7 @@ def infer(
     statistics: PyTree,
     images: UInt8[Array, "n h w c"] | Float[Array, "n h w c"],
     preprocessing: Preprocessing,
-    precision: Precision = Precision(),  # noqa: B008
+    precision: Precision = Precision(),
 ) -> Float[Array, "n classes"]:
     """Computes the logits of a batch in inference, in float32.
 
@@ -250,8 +250,8 @@ def make_evaluation_step(
     mesh: Mesh,
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
-    precision: Precision = Precision(),  # noqa: B008
+    communication: Communication = Communication(),
+    precision: Precision = Precision(),
 ) -> jax.stages.Wrapped:
     """Makes the jitted `(model, statistics, batch) -> counts`.
 
