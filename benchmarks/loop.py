@@ -89,7 +89,7 @@ class Run:
     def checkpoint(self, step, state, unlogged):
         """As `evaluate`."""
 
-    def stops(self, step, together):
+    def should_stop(self, step, together):
         """Never."""
         return False
 

@@ -1,11 +1,8 @@
-"""Numbers that are too small."""
+"""Checks of numbers, whose errors name them."""
 
 
-def at_least(least: float, **numbers: float | None) -> None:
-    """Raises a `ValueError` if one of some arguments, which are named, is less than it may be.
-
-    None is not looked at: the argument is not given.
-    """
-    for name, value in numbers.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"{name}={value} must be at least {least}.")
+def at_least(least: int | float, **numbers: int | float | None) -> None:
+    """Raises a `ValueError` that names the first of `numbers` that is less than `least`."""
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ValueError(f"{name}={number} must be at least {least}.")

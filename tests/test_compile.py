@@ -101,6 +101,7 @@ def forward(tmp_path_factory):
 
 def test_inference_costs_what_the_model_costs(forward):
     report, _ = forward
+    assert report.name == "forward"
     model = create_abstract("nfnet_nano", num_classes=10)
     assert report.graph_flops == 2 * 32 * model_macs(model, 16)
     assert report.memory.arguments == 4 * report.parameters + 4 * 16 * 16 * 3

@@ -49,7 +49,7 @@ def test_a_terminal_shows_how_training_goes_and_how_long_the_rest_takes(monkeypa
     for words in (
         "step 400/1,000", "40%", "0:02:00 left", "loss 0.920", "test accuracy 78.5%", "raw 74.7%",
         "lr 0.00405", "gradient norm 1.38", "31% clipped", "1,000 images/s", "32 ms/step",
-        "25% waiting for images", "1.38 GB of memory",
+        "25% waiting for images", "1.285 GiB of memory",
     ):  # fmt: skip
         assert words in shown
 

@@ -28,6 +28,7 @@ from nfx.serving import (
     save_artefact,
 )
 from nfx.train import RunDirectory
+from tests.disk import full_disk
 from tests.flags import QUICK_COMPILES
 
 
@@ -166,7 +167,8 @@ def test_the_manifest_says_what_the_artefact_is(saved, nano):
     document = json.loads((saved / "manifest.json").read_text())
     assert document["format"] == FORMAT == 2
     assert document["images"] == {**dataclasses.asdict(IMAGES), "mean": [0.4, 0.5, 0.6],
-                                  "std": [0.2, 0.25, 0.3]}  # fmt: skip
+                                  "std": [0.2, 0.25, 0.3], "resampling": "bicubic",
+                                  "dtype": "uint8"}  # fmt: skip
     expected = {
         "model": "nfnet_nano", "class_names": list(CLASSES), "platforms": ["cpu", "tpu", "cuda"],
         "batch_size": "symbolic", "dtype": "float32", "weights": "separate",
@@ -305,6 +307,16 @@ def test_another_format_is_named(copy, version):
         load_artefact(copy)
 
 
+def test_images_of_another_kind_are_refused(copy, monkeypatch):
+    monkeypatch.setattr("nfx.serving._manifest._digest", lambda document: None)
+    document = json.loads((copy / "manifest.json").read_text())
+    edit(copy, images={**document["images"], "resampling": "lanczos"}, sha256=None)
+    with pytest.raises(
+        ArtefactError, match="of resampling 'lanczos', and this nfx knows 'bicubic'"
+    ):
+        load_artefact(copy)
+
+
 def test_a_program_for_other_platforms_is_refused(nano, tmp_path):
     path = save_artefact(export(*nano, platforms=("tpu",)), tmp_path / "tpu.nfx")
     with pytest.raises(ArtefactError, match=r"made for tpu, and JAX runs on cpu.*--platforms tpu"):
@@ -322,7 +334,6 @@ DIES = """
 import os, signal, sys
 from nfx.serving import _files, load_artefact, save_artefact
 from tests.flags import QUICK_COMPILES
-from tests.flags import QUICK_COMPILES
 
 source, destination, when = sys.argv[1:]
 artefact = load_artefact(source)
@@ -331,7 +342,7 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if when == "writing":
-    _files._safetensors = lambda: type("", (), {"save_file": die})
+    _files._safetensors = lambda: type("", (), {"save": die})
 else:
     _files.Path.rename = die
 save_artefact(artefact, destination)
@@ -353,12 +364,10 @@ def test_a_killed_save_leaves_nothing_under_the_name(saved, tmp_path, when):
     load_artefact(save_artefact(load_artefact(saved), destination))
 
 
-def test_a_save_that_fails_cleans_up(artefact, tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("safetensors.flax.save_file", fail)
-    with pytest.raises(ArtefactError, match="No space left"):
+def test_a_save_that_fails_cleans_up(artefact, saved, tmp_path):
+    program, weights = ((saved / name).stat().st_size for name in FILES[:2])
+    assert program < weights
+    with full_disk(program), pytest.raises(ArtefactError, match="File too large"):
         save_artefact(artefact, tmp_path / "full.nfx")
     assert not list(tmp_path.iterdir())
 
@@ -402,7 +411,7 @@ def test_other_images_are_refused(artefact, images, message):
         (dict(platforms=("cpu", "gpu")), "no platform 'gpu'"),
         (dict(platforms=()), "one or more"),
         (dict(platforms=("cpu", "cpu")), "each once"),
-        (dict(batch_size=0), "batch_size=0 must be positive"),
+        (dict(batch_size=0), "batch_size=0 must be at least 1"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
@@ -410,7 +419,8 @@ def test_options_that_make_no_sense(options, message):
         ExportOptions(**options)
 
 
-def test_every_class_has_a_name(nano):
+def test_every_class_has_a_name_before_anything_is_lowered(nano, monkeypatch):
+    monkeypatch.setattr("nfx.aot._export._export_program", lambda *_: 1 / 0)
     with pytest.raises(ValueError, match="There are 1 names, and the model has 5 classes"):
         export_classifier(nano[0], name="nano", images=IMAGES, class_names=["one"])
 
@@ -470,7 +480,7 @@ def test_random_weights_are_asked_for(tmp_path, folder, capsys):
         (["export", "{saved}/none"], "neither a file nor the name of weights"),
         (["predict", "{saved}", "{folder}", "--image-size", "32"], "leave --image-size out"),
         (["predict", "{saved}", "{folder}", "--class-names", "{names}"], "leave --class-names out"),
-        (["predict", "{saved}", "{folder}", "--top", "0"], "must be positive"),
+        (["predict", "{saved}", "{folder}", "--top", "0"], "top=0 must be at least 1"),
         (["predict", "{saved}", "{names}"], "Cannot read"),
         (["predict", "{names}.nfx", "{folder}"], "no such directory"),
     ],

@@ -229,6 +229,11 @@ def test_bad_images_are_listed_once_and_too_many_stop_the_run(tmp_path):
         log.take("train", 100, bad[1])
         with pytest.raises(TrainingError, match=r"3 of 100 train images .* 'file 2': it is empty"):
             log.take("train", 100, bad[2])
+    with (
+        closing(BadImagesLog(tmp_path, share=0.02, say=said.append)) as log,  # resumed as it is
+        pytest.raises(TrainingError, match=r"3 of 100 train images .* 'file 0': it is empty"),
+    ):
+        log.take("train", 100, bad[0])
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(record["split"], record["index"]) for record in records] == [
         ("train", 0), ("train", 1), ("test", 0), ("train", 2),

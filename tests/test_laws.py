@@ -4,6 +4,7 @@ The table of bugs and laws in `docs/laws.md` is made here: `python -m tests.test
 """
 
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -61,6 +62,26 @@ def test_sharding_is_checked_beside_infinities_and_for_booleans():
     ):
         with pytest.raises(LawViolation, match="entries of result 'alone' are off"):
             check_sharding_invariant(wrong, jnp.linspace(0, 2, 16))
+
+
+def test_the_error_of_a_function_is_the_cause_of_the_violation():
+    def fails(weight, gain):
+        raise KeyError("mine")
+
+    with pytest.raises(LawViolation, match="It raises KeyError: 'mine'") as violation:
+        check_standardization(fails, laws=["gain"], examples=1)
+    frames = [frame.name for frame in traceback.extract_tb(violation.value.__cause__.__traceback__)]
+    assert "fails" in frames
+
+
+def test_what_would_hold_of_anything_is_no_law():
+    with pytest.raises(ValueError, match="batch_size=1 must be at least 2"):
+        check_example_independence(jax.vmap(jnp.sum), batch_size=1)
+    for arguments in ((jnp.zeros(()),), (jnp.zeros((7, 3)),)):
+        with pytest.raises(ValueError, match="No axis of the arguments can be split over 8"):
+            check_sharding_invariant(jnp.sin, *arguments)
+    clipper, like = nfx.optim.adaptive_grad_clip(0.01, units=()), {"scale": jnp.zeros(())}
+    assert check_clipping(clipper, like=like, units=(), laws=["sharding"]) == ()
 
 
 def test_examples_may_be_mapped_by_a_model_with_an_optional_key():

@@ -171,7 +171,7 @@ def test_stacked_blocks_are_split_as_their_blocks_are():
     assert is_split(split.stages[0].blocks[1].block)
 
 
-def gradient_program(model, mesh, communication=Communication()):  # noqa: B008
+def gradient_program(model, mesh, communication=Communication()):
     """The compiled gradient of a batch's mean loss."""
 
     def local(model, images, labels):
@@ -261,6 +261,21 @@ def test_published_models_are_split_evenly(name, overhead, whole):
     assert plan.bytes_per_device <= plan.bytes / 8 * overhead
     large = [leaf.path for leaf in plan.large_whole_leaves if leaf.path.startswith("model/")]
     assert large == [f"model/{path}" for path in whole]
+
+
+def test_a_step_keeps_to_a_table_of_ones_own():
+    build_small = lambda: build("NFNet", widths=(16,), group_width=8)
+    own = (Rule("weight", (P("data"), P())), Rule(".*", (P(),)))
+    states = []
+    for size, rules in ((1, FULLY_SHARDED), (8, own)):
+        mesh, optimizer = mesh_of({"data": size}), optax.sgd(0.1)
+        state = create_state(build_small, optimizer, mesh, rules=rules)
+        step = make_train_step(optimizer, PREPROCESSING, mesh, rules=rules)
+        states.append(step(state, place_batch(batch(), mesh), jax.random.key(1))[0])
+    kernel = states[1].model.stages[0].blocks[0].conv0.weight
+    assert kernel.sharding.spec == P(None, None, None, "data")
+    expected, found = (leaves_by_path(jax.device_get(state)) for state in states)
+    expect_close(found, expected)
 
 
 def test_a_checkpoint_is_restored_onto_another_mesh(tmp_path):

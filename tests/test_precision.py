@@ -149,7 +149,7 @@ def test_programs_have_the_dtypes_of_their_policy(name, shape):
     step = make_train_step(OPTIMIZER, PLAIN, mesh, precision=precision)
     traced = step.trace(state, batch, jax.random.key(0))
     assert dtypes_of(traced, "convolution") == {precision.compute}
-    assert dtypes_of(traced, "rsqrt") == {precision.statistics}  # of standardization alone
+    assert dtypes_of(traced, "rsqrt") == {precision.parameters}  # of standardization alone
     assert dtypes_of(traced, "sqrt") == {"float32"}  # norms, of clipping
     assert dtypes_of(traced, "reduce_scatter") <= {"float32"}  # gradients
     new_state, metrics = traced.out_info
@@ -184,7 +184,7 @@ def test_batch_statistics_are_in_float32_whatever_the_policy(name):
 
 def test_policies_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="gain nothing from compute='float32'"):
-        Precision(statistics="bfloat16")
+        Precision(parameters="bfloat16")
 
 
 # Microbatches.
@@ -285,6 +285,14 @@ def test_a_plan_of_microbatches_sends_activations_in_parts():
     assert half[statistics] == whole[statistics]
     official = sent(precision=PRECISIONS["official_bf16"])
     assert 2 * official[statistics][1] == whole[statistics][1]
+
+
+def test_frozen_batch_norm_is_planned_in_microbatches():
+    model = lambda: nfx.create_model("se_resnext_micro", key=jax.random.key(0))
+    plan = ft.partial(plan_step, abstract_state(model, OPTIMIZER), mesh_of(data=2), (12, 12, 3), 16)
+    with pytest.raises(ValueError, match="must be 1 for a batch-normalized model"):
+        plan(microbatches=2)
+    assert plan(microbatches=2, frozen_statistics=True).collectives == plan().collectives
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,10 @@ def test_people_read_names_and_percent(weights, images, tmp_path, capsys):
         (["{weights}", "{empty}", "--model", "timm/test_nfnet"], "No images in"),
         (["{weights}", "{weights}", "--model", "timm/test_nfnet"], "Cannot read"),
         (["{weights}", "--model", "timm/test_nfnet"], "Which images?"),
-        (["{weights}", "{images}", "--model", "timm/test_nfnet", "--top", "0"], "must be positive"),
+        (
+            ["{weights}", "{images}", "--model", "timm/test_nfnet", "--top", "0"],
+            "top=0 must be at least 1",
+        ),
         (["{weights}", "{images}", "--model", "timm/tset_nfnet"], "Did you mean 'timm/test_nfnet'"),
         (
             ["{weights}", "{images}", "--model", "timm/test_nfnet", "--class-names", "{names}"],

@@ -19,7 +19,8 @@ from nfx.cli import main
 from nfx.cli._launch import free_port, LaunchCommand, process_commands
 from nfx.cli._supervisor import Command, run_together
 from nfx.recipes import _opening
-from nfx.train import group_blocks, ProcessOptions, without_pace
+from nfx.sharding import group_blocks
+from nfx.train import ProcessOptions, without_pace
 from tests.flags import QUICK_COMPILES
 
 
@@ -393,6 +394,8 @@ def test_what_does_not_fit_together_is_refused(arguments, message, capsys):
     [
         ({"distributed": True}, "leave one of them out"),
         ({"coordinator": "here"}, "coordinator='here' must be HOST:PORT"),
+        ({"coordinator": "8476"}, "coordinator='8476' must be HOST:PORT"),
+        ({"coordinator": ":8476"}, "coordinator=':8476' must be HOST:PORT"),
         ({"process_id": 2}, "process_id=2 must be in 0 ... processes - 1, and processes is 2"),
         ({"process_id": -1}, "process_id=-1 must be in"),
     ],

@@ -368,12 +368,14 @@ def test_what_went_wrong_is_listed(copy):
     (copy / "bad_images-1.jsonl").write_text(json.dumps(bad) + "\n")
     (copy / "nonfinite.jsonl").write_text(json.dumps(step) + "\n")
     (copy / "hang-20260101-000000.txt").write_text("")
-    (copy / "checkpoints.damaged" / "12").mkdir(parents=True)
+    for step in (12, 6):
+        (copy / "checkpoints.damaged" / str(step)).mkdir(parents=True)
     page = report(copy).read_text()
     for words in ("Images that cannot be used: 1", "&lt;b&gt;.jpg", "Steps that were not finite: 1",
                   "4.jpg and 4 more", "Hangs: 1", "hang-20260101-000000.txt",
-                  "Damaged checkpoints: 1", "<td>12</td>"):  # fmt: skip
+                  "Damaged checkpoints: 2", "<td>12</td>"):  # fmt: skip
         assert words in page
+    assert page.index("<td>6</td>", page.index("Damaged")) < page.index("<td>12</td>")
     assert "Nothing: no bad images" not in page
 
 

@@ -233,7 +233,7 @@ def test_cast_changes_what_it_names(pattern):
         (lambda model: stack_blocks(model, unroll=0), "unroll=0 must be positive"),
         (lambda model: cast(model, jnp.bfloat16, "tail/.*"), r"'tail/\.\*' matches none of the"),
         (lambda model: cast(model, jnp.int32), "dtype=int32 must be floating-point"),
-        (lambda model: check(stack, model, unchanged="tail"), "'tail' matches no leaf"),
+        (lambda model: check(stack, model, unchanged="tail"), "'tail' matches none of the"),
         (lambda model: check(stack, model, laws=["output"]), "Unknown law 'output'"),
     ],
 )

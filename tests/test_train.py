@@ -94,7 +94,7 @@ class Recorder:
         self.saved.append(step)
         self.unlogged = unlogged
 
-    def stops(self, step, together):
+    def should_stop(self, step, together):
         return step == self.stop_at
 
     def evaluate(self, step, state):
@@ -183,6 +183,17 @@ def test_a_record_that_cannot_be_written_is_an_error_that_names_its_file(tmp_pat
     with full_disk(10), pytest.raises(RunDirectoryError, match=message):
         MetricsLog(tmp_path, step=1)  # which writes what it keeps anew
     assert len(read_metrics(tmp_path)) == 1
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    directory = RunDirectory.create(tmp_path, {})
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\x00\xff\n{"step": 3}\n')
+    message = r"metrics\.jsonl' is damaged in line 2 \(.*\)\. Put the file back .* remove that line"
+    with pytest.raises(RunDirectoryError, match=message):
+        read_metrics(tmp_path)
+    (tmp_path / "result.json").write_text('{"steps":')
+    with pytest.raises(RunDirectoryError, match=r"result\.json' is damaged \(.*or remove it"):
+        _ = directory.result
 
 
 class Closed:

@@ -28,6 +28,7 @@ from nfx.data import (  # noqa: E402
 )
 from nfx.sharding import (  # noqa: E402
     batch_spec,
+    load_parts,
     local_example_indices,
     make_mesh,
     place_batch,
@@ -36,7 +37,6 @@ from nfx.train import (  # noqa: E402
     augment_examples,
     compile_for_all,
     initialize_processes,
-    load_parts,
     Preprocessing,
     ProcessOptions,
     wait_for_all,

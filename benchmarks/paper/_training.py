@@ -73,7 +73,7 @@ class Setting:
     clipping: float | None = None
     clip_norm: float | None = None
     unclipped: tuple[str, ...] = OFFICIAL_GROUPS.unclipped
-    augmentation: Augmentation = Augmentation()  # noqa: RUF009
+    augmentation: Augmentation = Augmentation()
 
     @property
     def key(self) -> str:

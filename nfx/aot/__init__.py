@@ -1,6 +1,8 @@
 """Ahead of time: what a compiler makes of a program, before anything runs."""
 
 from nfx._cache import enable_compilation_cache as enable_compilation_cache
+from nfx._dtypes import Dtype as Dtype
+from nfx._show import format_bytes as format_bytes, plain_table as plain_table
 from nfx.aot._collectives import (
     Collective as Collective,
     collectives as collectives,
@@ -16,7 +18,6 @@ from nfx.aot._compile import (
     silent as silent,
 )
 from nfx.aot._export import (
-    Dtype as Dtype,
     export_classifier as export_classifier,
     ExportOptions as ExportOptions,
     pixels_to_logits as pixels_to_logits,
@@ -36,8 +37,6 @@ from nfx.aot._tables import (
     diff as diff,
     diff_table as diff_table,
     Difference as Difference,
-    format_bytes as format_bytes,
-    plain_table as plain_table,
     report_table as report_table,
 )
 from nfx.aot._topology import (

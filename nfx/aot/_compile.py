@@ -10,6 +10,7 @@ import jax
 from jaxtyping import PyTree
 
 from nfx._cache import without_compilation_cache
+from nfx._show import format_bytes
 from nfx._tree import parameter_count
 from nfx.aot._collectives import collectives, count_instructions
 from nfx.aot._macs import count_jaxpr_macs
@@ -32,8 +33,8 @@ class DeviceMemoryError(Exception):
     def __init__(self, used: int, available: int) -> None:
         self.used, self.available = used, available
         super().__init__(
-            f"The program needs {used / 2**30:.2f} GiB of memory on each device, and "
-            f"{available / 2**30:.2f} GiB are available. What makes it less: a smaller batch or "
+            f"The program needs {format_bytes(used)} of memory on each device, and "
+            f"{format_bytes(available)} are available. What makes it less: a smaller batch or "
             "smaller images; more devices (--mesh data=N, or fsdp=N, which splits the state too); "
             "a batch that is taken in parts (--microbatches N); blocks that are computed again in "
             "the backward pass (--stack --remat full); activations in bfloat16 (--precision mixed)."

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from typing import Any, get_args, Literal
+from typing import Any, get_args
 
 import jax
 import jax.export
@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
+from nfx._checks import at_least
+from nfx._dtypes import Dtype
 from nfx._names import did_you_mean
 from nfx._tree import leaves_by_path, parameter_count
 from nfx.augment import normalize
 from nfx.graph import fold_weight_standardization
 from nfx.models import apply_batch
 from nfx.serving import Artefact, BatchSize, ImageFormat, Manifest, PLATFORMS, Storage
-
-
-Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +50,8 @@ class ExportOptions:
                 )
         if not self.platforms or len(set(self.platforms)) < len(self.platforms):
             raise ValueError(f"platforms={self.platforms} must be one or more, each once.")
-        if self.batch_size != "symbolic" and self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be positive, or 'symbolic'.")
+        if self.batch_size != "symbolic":
+            at_least(1, batch_size=self.batch_size)
         for name, known in (("dtype", get_args(Dtype)), ("weights", get_args(Storage))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {known}.")
@@ -86,6 +85,11 @@ def export_classifier(
         ValueError: If the names are not as many as the classes, or the model does not take such
             images.
     """
+    classes = model.head.bias.shape[-1]
+    if classes != len(class_names):  # before what takes long
+        raise ValueError(
+            f"There are {len(class_names)} names, and the model has {classes} classes."
+        )
     parameters = parameter_count((model, statistics))
     if statistics is None:
         model = jax.jit(fold_weight_standardization)(model)
@@ -100,7 +104,7 @@ def export_classifier(
         return pixels_to_logits(*rebuild(by_name), pixels, images, options.dtype)
 
     weights = {} if baked else arrays
-    exported = _lower(program, weights, images, options)
+    exported = _export_program(program, weights, images, options)
     manifest = _manifest(exported, parameters, name, images, class_names, options)
     return Artefact(manifest, exported, weights)
 
@@ -125,7 +129,7 @@ def pixels_to_logits(
     return apply_batch(model, statistics, normalized)[0].astype(jnp.float32)
 
 
-def _lower(
+def _export_program(
     program: Callable[..., Array],
     weights: dict[str, np.ndarray],
     images: ImageFormat,
@@ -150,11 +154,6 @@ def _manifest(
     class_names: Sequence[str],
     options: ExportOptions,
 ) -> Manifest:
-    classes = exported.out_avals[0].shape[-1]
-    if classes != len(class_names):
-        raise ValueError(
-            f"There are {len(class_names)} names, and the model has {classes} classes."
-        )
     return Manifest(
         model=name,
         images=images,

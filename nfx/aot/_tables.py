@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple, TYPE_CHECKING
 
+from nfx._show import format_bytes, plain_table
 from nfx.aot._report import Report, Seconds
 
 
@@ -18,7 +19,7 @@ class Difference(NamedTuple):
     """One number of two reports.
 
     Attributes:
-        quantity: What it is of, as "memory: temporaries".
+        quantity: What it is of, as "memory per device: temporaries".
         before: Its value in the first report; None where it is not known.
         after: In the second.
         ratio: `after / before`; None where that has no meaning.
@@ -153,15 +154,6 @@ def _values(report: Report) -> dict[str, Number | None]:
     return {row.quantity: row.value for row in _rows(report)}
 
 
-def plain_table(title: str, caption: str) -> "Table":
-    """Makes an empty table as all of nfx's are."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    return Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False,
-                 title_justify="left", caption_justify="left")  # fmt: skip
-
-
 def _settings(report: Report) -> dict[str, str]:
     """How it was compiled, for people."""
     settings = {name: str(value) for name, value in report.settings.items() if value is not None}
@@ -188,9 +180,3 @@ def _scaled(value: Number) -> str:
     """In units of a thousand: `"1.23 G"`."""
     power = min(int(math.log(value, 1000)), 5) if value >= 1000 else 0
     return f"{value / 1000**power:.4g} {['', 'k', 'M', 'G', 'T', 'P'][power]}".rstrip()
-
-
-def format_bytes(value: Number) -> str:
-    """In binary units: `"1.23 MiB"`."""
-    power = min(int(math.log(value, 1024)), 4) if value >= 1024 else 0
-    return f"{value / 1024**power:.4g} {['B', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"

@@ -25,21 +25,22 @@ class Chip(NamedTuple):
     Attributes:
         kind: What JAX calls a device of it.
         cloud: What Google Cloud calls it in the name of a slice, as "v5litepod" in "v5litepod-16".
-        counted: What the number in such a name counts on each chip: itself, or two cores.
+        cloud_units: How many each chip counts for in the number of such a name: one, or its two
+            cores.
         devices: Devices of JAX on each chip.
         gibibytes: Memory that the compiler lets a program have on each device. It is a little less
             than the hardware's.
         slices: Shapes of slices, in chips.
-        how: What libtpu has to be told beside the name.
+        libtpu_options: What libtpu has to be told beside the name.
     """
 
     kind: str
     cloud: str
-    counted: int
+    cloud_units: int
     devices: int
     gibibytes: float
     slices: tuple[str, ...]
-    how: Mapping[str, Any] = MappingProxyType({})
+    libtpu_options: Mapping[str, Any] = MappingProxyType({})
 
 
 _SQUARE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -80,7 +81,7 @@ def topology_devices(name: str) -> tuple[Any, ...]:
             "No TPU is needed: pip install 'nfx[tpu]' (Linux on x86-64)."
         )
     with _environment():
-        topology = topologies.get_topology_desc(name, "tpu", **CHIPS[kind].how)
+        topology = topologies.get_topology_desc(name, "tpu", **CHIPS[kind].libtpu_options)
     return tuple(topology.devices)
 
 
@@ -141,5 +142,5 @@ def _unknown(name: str) -> str:
 
 def _cloud_names(kind: str, chip: Chip, shape: str) -> tuple[str, str]:
     """What Google Cloud calls a slice, and what one could take that to be."""
-    number = chip.counted * math.prod(map(int, shape.split("x")))
+    number = chip.cloud_units * math.prod(map(int, shape.split("x")))
     return f"{chip.cloud}-{number}", f"{kind}-{number}"

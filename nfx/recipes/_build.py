@@ -83,7 +83,7 @@ class Parts(NamedTuple):
     def train_step(
         self,
         mesh: Mesh,
-        communication: Communication = Communication(),  # noqa: B008
+        communication: Communication = Communication(),
     ) -> jax.stages.Wrapped:
         """Makes the step of the run: see `nfx.train.make_train_step`."""
         return make_train_step(

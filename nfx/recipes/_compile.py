@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from nfx._checks import at_least
+from nfx._dtypes import Dtype
 from nfx.aot import (
     compile_step,
     CompiledProgram,
@@ -74,8 +75,8 @@ class CompileOptions:
     remat: RematName = "none"
     unroll: int = 1
     mesh: str = "data=all"
-    gather_dtype: Literal["float32", "bfloat16"] = "float32"
-    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    gather_dtype: Dtype = "float32"
+    reduce_dtype: Dtype = "float32"
     topology: str = ""
 
     def __post_init__(self) -> None:
@@ -168,6 +169,7 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
         communication=_communication(options),
         precision=parts.precision,
         microbatches=parts.microbatches,
+        frozen_statistics=parts.frozen_statistics,
     )
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from nfx.augment import Augmentation
-from nfx.data import CentreView, Images, open_sources, Splits
+from nfx.data import Images, open_sources, Splits
 from nfx.recipes._classes import refuse_other_classes
 from nfx.recipes._classifier import load_classifier
 from nfx.recipes._evaluation import compile_evaluation
 from nfx.recipes._feed import Feed, ignore_skipped, OnSkip
+from nfx.serving import centre_view
 from nfx.sharding import read_mesh
 from nfx.train import Evaluation, Preprocessing, run_evaluation
 from nfx.weights import pretrained_model
@@ -57,8 +58,7 @@ def evaluate_weights(  # noqa: PLR0913 (one for each thing that may differ)
     )
     refuse_other_classes(classifier.class_difference(source.class_names), data)
     form = classifier.images
-    view = CentreView(form.size, form.channels, form.view, form.crop)
-    images = Images(source, view, bad_images)
+    images = Images(source, centre_view(form), bad_images)
     feed = Feed(Splits(images, images), read_mesh(mesh), on_skip)
     placed = classifier.on(feed.mesh)
     preprocessing = Preprocessing(form.mean, form.std, Augmentation())

@@ -15,8 +15,7 @@ from nfx.data import (
     Splits,
     training_batches,
 )
-from nfx.sharding import batch_shards, prefetch_batches
-from nfx.train import load_parts
+from nfx.sharding import batch_shards, load_parts, prefetch_batches
 
 
 # Images that a device evaluates at a time. The result does not depend on it.
@@ -45,7 +44,7 @@ class Feed:
     images: Splits[Images]
     mesh: Mesh
     on_skip: OnSkip = ignore_skipped
-    loading: Loading = Loading()  # noqa: RUF009 (frozen)
+    loading: Loading = Loading()
 
     @property
     def evaluation_batch_size(self) -> int:

@@ -64,10 +64,10 @@ def logits_on(classifier: Classifier, mesh: Mesh) -> Callable[[np.ndarray], np.n
     """Returns what computes the logits of a batch of any size, split over a mesh."""
     placed, split = classifier.on(mesh), batch_spec(mesh)
 
-    def forward(model: PyTree, statistics: PyTree, pixels: Array) -> Array:
+    def predict(model: PyTree, statistics: PyTree, pixels: Array) -> Array:
         return pixels_to_logits(model, statistics, pixels, classifier.images)
 
-    run = jax.jit(shard_model(forward, mesh, in_specs=(P(), split), out_specs=split))
+    run = jax.jit(shard_model(predict, mesh, in_specs=(P(), split), out_specs=split))
 
     def logits(pixels: np.ndarray) -> np.ndarray:
         padding = [(0, -len(pixels) % batch_shards(mesh)), (0, 0), (0, 0), (0, 0)]

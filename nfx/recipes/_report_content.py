@@ -17,7 +17,8 @@ from nfx.recipes._evaluation import check_classes, parts_without_images
 from nfx.recipes._findings import find_out, Findings, load_checkpoint
 from nfx.recipes._images import recipe_images
 from nfx.recipes._recipe import Recipe, recipe_from_config
-from nfx.train import read_metrics, read_troubles, RunDirectory, Troubles
+from nfx.recipes._troubles import read_troubles, Troubles
+from nfx.train import read_metrics, RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ def gather_report(
         findings = "There is no checkpoint that is whole, so the test images are not classified."
     else:
         findings = find_out(checkpoint, recipe, parts._replace(images=images), mesh, say)
-    troubles = read_troubles(directory.path)
+    troubles = read_troubles(directory)
     return RunReport(
         directory,
         recipe,

@@ -10,7 +10,7 @@ from nfx.data import BadImage
 from nfx.recipes._contact_sheet import picture_of
 from nfx.recipes._findings import Mistake
 from nfx.recipes._html import Html, join, tag
-from nfx.train import Troubles
+from nfx.recipes._troubles import Troubles
 
 
 # So many classes have a matrix; of more, the pairs that are confused most are listed.

@@ -230,7 +230,7 @@ class _Observer:
         self._log.write(step, {**metrics, **pace._asdict()})
         self._session.display.update(step, self._log.latest)
 
-    def stops(self, step: int, together: bool) -> bool:
+    def should_stop(self, step: int, together: bool) -> bool:
         self._session.guard.watch.report()
         self._stops = self._session.guard.stop.agreed(together=together)
         return self._stops
@@ -248,7 +248,7 @@ class _Observer:
             blocking=self._stops or step == session.recipe.steps,
         )
 
-    def evaluate(self, step: int, state: TrainState) -> RunEvaluation:
+    def evaluate(self, step: int, state: TrainState) -> None:
         evaluation = self._session.measure(state)
         self._log.write(step, evaluation.metrics())
         self._session.display.say(
@@ -256,7 +256,6 @@ class _Observer:
             f"test accuracy {evaluation.ema.accuracy:.1%} (raw {evaluation.raw.accuracy:.1%})"
         )
         self.evaluation, self._evaluated = evaluation, step
-        return evaluation
 
 
 def _image_name(images: Images, index: int) -> str:

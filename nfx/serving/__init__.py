@@ -21,6 +21,7 @@ from nfx.serving._manifest import (
     Storage as Storage,
 )
 from nfx.serving._predictions import (
+    centre_view as centre_view,
     check_positive as check_positive,
     ClassScore as ClassScore,
     name_images as name_images,

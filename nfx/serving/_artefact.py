@@ -35,8 +35,8 @@ class Artefact:
         number is split into batches, and the last one filled up.
 
         Args:
-            images: uint8, of shape `(n, *manifest.images.shape)`, on this machine's devices or
-                none.
+            images: uint8, of shape `(n, *manifest.images.shape)`, on a device of this machine or
+                in host memory.
 
         Raises:
             ValueError: If they are anything else, or none at all.

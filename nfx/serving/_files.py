@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.export
+import numpy as np
 
 from nfx._files import file_digest, sync
 from nfx.serving._artefact import Artefact
@@ -97,8 +98,8 @@ def _write_contents(artefact: Artefact, directory: Path) -> None:
     program, weights = directory / _PROGRAM, directory / _WEIGHTS
     program.write_bytes(artefact.program.serialize())
     if artefact.manifest.weights == "separate":
-        _safetensors().save_file(dict(artefact.weights), str(weights))
-        weights.chmod(program.stat().st_mode)  # safetensors lets only the owner read
+        arrays = {name: np.asarray(x, order="C") for name, x in artefact.weights.items()}
+        weights.write_bytes(_safetensors().save(arrays))
     contents = sorted(directory.iterdir())
     # The manifest comes last: without it, nothing is an artefact.
     files = {
@@ -174,12 +175,11 @@ def _read_weights(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _safetensors() -> Any:
-    """The functions for JAX's arrays. The module is named for Flax and does not need it."""
     try:
-        import safetensors.flax
+        import safetensors.numpy
     except ModuleNotFoundError as error:
-        raise ArtefactError("it needs safetensors: pip install 'nfx[export]'") from error
-    return safetensors.flax
+        raise ArtefactError("artefacts need safetensors: pip install 'nfx[export]'") from error
+    return safetensors.numpy
 
 
 def _require_flatbuffers() -> None:

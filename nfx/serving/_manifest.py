@@ -14,6 +14,10 @@ FORMAT = 2
 # Names of `jax.export`.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
+# What is so of the images of all artefacts: how a file is resized, and of what its pixels are, from
+# 0 to 255.
+_ALL_IMAGES = {"resampling": "bicubic", "dtype": "uint8"}
+
 BatchSize = int | Literal["symbolic"]
 Storage = Literal["separate", "baked"]
 
@@ -33,8 +37,6 @@ class ImageFormat:
         std: Their standard deviation.
         crop: Share of the side of a file's resized image that is looked at, its centre.
         view: How it becomes the square: a rule of `nfx.data.VIEWS`.
-        resampling: How it is resized.
-        dtype: Of the pixels, from 0 to 255.
     """
 
     size: int
@@ -43,8 +45,6 @@ class ImageFormat:
     std: tuple[float, ...]
     crop: float = 1.0
     view: str = "timm"
-    resampling: str = "bicubic"
-    dtype: str = "uint8"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,6 +92,7 @@ def write_manifest(manifest: Manifest, files: Mapping[str, Any]) -> str:
         files: The size and SHA-256 of each file by name.
     """
     document = {"format": FORMAT, **dataclasses.asdict(manifest), "files": dict(files)}
+    document["images"] |= _ALL_IMAGES
     return json.dumps({**document, "sha256": json_digest(document)}, indent=2) + "\n"
 
 
@@ -99,7 +100,7 @@ def read_manifest(text: str) -> tuple[Manifest, dict[str, Any]]:
     """Parses what `write_manifest` rendered: the manifest and the files.
 
     Raises:
-        ArtefactError: If it is damaged, edited, or of a newer format.
+        ArtefactError: If it is damaged, edited, or of another format.
     """
     try:
         document = dict(json.loads(text))
@@ -122,6 +123,12 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
     try:
         fields = {name: _frozen(value) for name, value in document.items()}
         images = {name: _frozen(value) for name, value in document["images"].items()}
+        for name, known in _ALL_IMAGES.items():
+            if (found := images.pop(name)) != known:
+                raise ArtefactError(
+                    f"its images are of {name} {found!r}, and this nfx knows {known!r} alone: "
+                    f"install the nfx that wrote it ({document['nfx']})"
+                )
         return Manifest(**{**fields, "images": ImageFormat(**images)})
     except (TypeError, KeyError, AttributeError) as error:
         raise ArtefactError(f"its manifest.json lacks something ({error!r})") from error

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nfx._checks import at_least
 from nfx.data import CentreView, ImageError, list_images
 from nfx.serving._artefact import Artefact
 from nfx.serving._manifest import ImageFormat
@@ -49,7 +50,7 @@ def predict_images(
     """
     manifest = artefact.manifest
     size = batch_size if manifest.batch_size == "symbolic" else manifest.batch_size
-    check_positive(top=top, batch_size=batch_size)
+    at_least(1, top=top, batch_size=batch_size)
     files = list_images(images)
     return name_images(
         files, manifest.images, manifest.class_names, artefact.logits, top=top, batch_size=size
@@ -79,7 +80,7 @@ def name_images(
     Raises:
         ValueError: While iterating, if a file is not an image, or there is no such view.
     """
-    view = CentreView(images.size, images.channels, images.view, images.crop)
+    view = centre_view(images)
     size = min(batch_size, len(files))
     for start in range(0, len(files), size):
         chosen = files[start : start + size]
@@ -96,11 +97,14 @@ def name_images(
             yield Prediction(file, tuple(classes))
 
 
+def centre_view(images: ImageFormat) -> CentreView:
+    """Returns what makes images of a format of files, by the rule and the crop that it names."""
+    return CentreView(images.size, images.channels, images.view, images.crop)
+
+
 def check_positive(**numbers: int | None) -> None:
-    """Raises a `ValueError` that shows `numbers`, if one that is given is less than 1."""
-    if any(number is not None and number < 1 for number in numbers.values()):
-        shown = ", ".join(f"{name}={number}" for name, number in numbers.items())
-        raise ValueError(f"{shown}: must be positive.")
+    """Raises a `ValueError` that names the first of `numbers` that is less than 1."""
+    at_least(1, **numbers)
 
 
 def _look(file: Path, view: CentreView) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Meshes, where arrays live on them, and what devices tell each other."""
 
 from nfx.sharding._batches import (
+    group_blocks as group_blocks,
+    load_parts as load_parts,
     place_batch as place_batch,
     place_whole as place_whole,
     prefetch_batches as prefetch_batches,

@@ -2,13 +2,14 @@
 
 import functools as ft
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import get_args, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
+from nfx._dtypes import Dtype
 from nfx._varying import vary
 from nfx.sharding._mesh import BATCH_AXES
 from nfx.sharding._rules import spec_axes
@@ -24,8 +25,8 @@ class Communication(NamedTuple):
         reduce_dtype: Of gradients while they are added up over the batch.
     """
 
-    gather_dtype: Literal["float32", "bfloat16"] | None = None
-    reduce_dtype: Literal["float32", "bfloat16"] | None = None
+    gather_dtype: Dtype | None = None
+    reduce_dtype: Dtype | None = None
 
 
 def collect(
@@ -47,7 +48,7 @@ def collect(
         ValueError: If a dtype is none of those.
     """
     for name, dtype in communication._asdict().items():
-        if dtype not in ("float32", "bfloat16", None):
+        if dtype not in (*get_args(Dtype), None):
             raise ValueError(f"{name}={dtype!r} must be 'float32', 'bfloat16' or None.")
     if not batch_axes:
         return params

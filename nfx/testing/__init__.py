@@ -3,7 +3,6 @@
 Everything here needs the extra `nfx[testing]`.
 """
 
-from nfx.testing._arrays import array_strategy as array_strategy
 from nfx.testing._clipping import (
     check_clipping as check_clipping,
     CLIPPING_LAWS as CLIPPING_LAWS,

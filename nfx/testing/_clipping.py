@@ -120,7 +120,7 @@ CLIPPING_LAWS: Mapping[str, Law[ClippingSubject]] = MappingProxyType({
     "sharding": Law(
         statement="leaves split over devices, on any axis, are clipped as whole ones",
         cases=clipping_cases(), holds=checks.check_sharding, examples=2,
-        applies=lambda subject: jax.device_count() > 1,
+        applies=lambda subject: jax.device_count() > 1 and any(x.shape for x in subject.leaves),
     ),
 })  # fmt: skip
 
@@ -157,9 +157,9 @@ def check_clipping(
         examples: How many cases to try for each law.
 
     Returns:
-        The names of the laws that were tried and hold. "sharding" takes several devices,
-        "monotone" a function, "stacking" modules that declare their units: without, they are
-        left out.
+        The names of the laws that were tried and hold. "sharding" takes several devices and
+        leaves with axes, "monotone" a function, "stacking" modules that declare their units:
+        without, they are left out.
 
     Raises:
         LawViolation: With the law, the leaf, the unit, by how much, and the smallest

@@ -17,7 +17,7 @@ from nfx.testing._clipping_subject import (
     unit_norms,
 )
 from nfx.testing._law import expect, LawViolation
-from nfx.testing._sharding import check_sharding_invariant
+from nfx.testing._sharding import expect_sharding_invariant
 
 
 class ClippingCase(NamedTuple):
@@ -265,4 +265,4 @@ def check_sharding(subject: ClippingSubject, case: ClippingCase) -> None:
     # Repeated until every axis can be split.
     repeat = lambda x: np.tile(x, [count // math.gcd(size, count) for size in x.shape])
     trees = (subject.tree([jnp.asarray(repeat(x)) for x in xs]) for xs in case)
-    check_sharding_invariant(subject.update, *trees)
+    expect_sharding_invariant(subject.update, *trees)

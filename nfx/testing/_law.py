@@ -1,15 +1,19 @@
 """Laws: statements about a user's function, which Hypothesis tries to refute."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import hypothesis
+import jax
+import jax.numpy as jnp
 import numpy as np
 from hypothesis.errors import Flaky, UnsatisfiedAssumption
 from hypothesis.strategies import SearchStrategy
+from jaxtyping import PyTree
 
 from nfx._names import did_you_mean
+from nfx._tree import leaves_by_path
 
 
 Subject = TypeVar("Subject")
@@ -77,9 +81,43 @@ class Law(Generic[Subject]):
         try:
             run()
         except (LawViolation, Flaky) as violation:
-            if isinstance(violation, Flaky):
-                violation = "It gives different results for the same input."
-            raise LawViolation(f"Law {name!r}: {self.statement}\n{violation}") from None
+            flaky = isinstance(violation, Flaky)
+            finding = "It gives different results for the same input." if flaky else violation
+            # From the error of the function itself, if it raised one.
+            raise violated(name, self.statement, finding) from violation.__cause__
+
+
+def violated(name: str, statement: str, finding: object) -> LawViolation:
+    """Returns what to raise of a law, by its name and what it states."""
+    return LawViolation(f"Law {name!r}: {statement}\n{finding}")
+
+
+def matching_leaves(
+    found: PyTree, expected: PyTree, what: str = "leaf"
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the paths of two trees' leaves, what each is and what it is to be.
+
+    Args:
+        found: A tree.
+        expected: What it is to be.
+        what: What a leaf is called.
+
+    Raises:
+        LawViolation: If one has leaves that the other has not.
+    """
+    found, expected = leaves_by_path(found), leaves_by_path(expected)
+    missing, new = expected.keys() - found.keys(), found.keys() - expected.keys()
+    for paths, problem in ((missing, "is missing"), (new, "is new")):
+        if paths:
+            others = f", and so are {len(paths) - 1} more" if len(paths) > 1 else ""
+            raise LawViolation(f"The {what} {min(paths)!r} {problem}{others}.")
+    for path, leaf in expected.items():
+        yield path, found[path], leaf
+
+
+def inexact_leaves(tree: PyTree) -> list[Any]:
+    """Returns the leaves of a tree that can be differentiated by."""
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def check_laws(

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from nfx._tree import leaf_path
 from nfx.graph import taps, unstack_blocks
 from nfx.models import NFNet
-from nfx.testing._law import LawViolation
+from nfx.testing._law import inexact_leaves, matching_leaves, violated
 
 
 def check_variance_preserving(fn: Callable[[Any], Any], *, tolerance: float = 0.005) -> None:
@@ -38,9 +37,10 @@ def check_variance_preserving(fn: Callable[[Any], Any], *, tolerance: float = 0.
     outputs = np.asarray(fn(jnp.asarray(quantiles, jnp.float32)), np.float64)
     variance = outputs.var() / np.var(quantiles)
     if not abs(variance - 1) <= tolerance:
-        raise LawViolation(
-            f"Law 'variance': N(0, 1) inputs give outputs of variance 1\nIt is {variance:.5g}: a "
-            f"factor of {variance**-0.5:.7g} is missing."
+        raise violated(
+            "variance",
+            "N(0, 1) inputs give outputs of variance 1",
+            f"It is {variance:.5g}: a factor of {variance**-0.5:.7g} is missing.",
         )
 
 
@@ -80,10 +80,11 @@ def check_variance_ledger(
     for path, beta, x in zip(paths, betas, inputs, strict=True):
         deviation = float(jnp.sqrt(jnp.mean(jnp.var(x, axis=(0, 1, 2)))))
         if not abs(beta * deviation - 1) <= tolerance:
-            raise LawViolation(
-                f"Law 'ledger': beta is one over the deviation of a block's input\nBlock {path!r} "
-                f"has beta {beta:.4g} and an input of deviation {deviation:.4g}: their product is "
-                f"{beta * deviation:.3g}."
+            raise violated(
+                "ledger",
+                "beta is one over the deviation of a block's input",
+                f"Block {path!r} has beta {beta:.4g} and an input of deviation {deviation:.4g}: "
+                f"their product is {beta * deviation:.3g}.",
             )
 
 
@@ -110,7 +111,13 @@ def check_example_independence(
 
     Raises:
         LawViolation: With the example and what changed.
+        ValueError: If an example has no batch mates.
     """
+    if batch_size < 2:
+        raise ValueError(
+            f"batch_size={batch_size} must be at least 2: an example alone has no batch mates, and "
+            "the law would hold of anything."
+        )
 
     def draw(seed: int) -> tuple[jax.Array, jax.Array]:
         image_key, key = jax.random.split(jax.random.key(seed))
@@ -123,8 +130,8 @@ def check_example_independence(
     def run(images: jax.Array, keys: jax.Array) -> tuple[PyTree, jax.Array]:
         def total(images: jax.Array) -> tuple[jax.Array, PyTree]:
             outputs = fn(images, keys) if random else fn(images)
-            leaves = [x for x in jax.tree.leaves(outputs) if jnp.issubdtype(x.dtype, jnp.inexact)]
-            return sum((jnp.sum(x) for x in leaves), start=jnp.zeros(())), outputs
+            sums = (jnp.sum(x) for x in inexact_leaves(outputs))
+            return sum(sums, start=jnp.zeros(())), outputs
 
         gradient, outputs = jax.grad(total, has_aux=True)(images)
         return outputs, gradient
@@ -151,16 +158,15 @@ def _required_parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _expect_same(before: PyTree, after: PyTree, example: int, rtol: float) -> None:
-    for (path, old), new in zip(
-        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
-    ):
-        kind, _, name = leaf_path(path).partition("/")
+    for path, new, old in matching_leaves(after, before):
+        kind, _, name = path.partition("/")
         old, new = (np.asarray(x[example], np.float64) for x in (old, new))
         error = np.max(np.abs(new - old), initial=0)
         if not error <= rtol * np.max(np.abs(old), initial=1e-6):
             what = ("output", "gradient")[int(kind)] + (f" {name!r}" if name else "")
-            raise LawViolation(
-                "Law 'independence': an example's output and gradient do not depend on its batch "
-                f"mates\nThe {what} of example {example} changed by {error:.3g} when the others "
-                f"did; its largest entry is {np.max(np.abs(old), initial=0):.3g}."
+            raise violated(
+                "independence",
+                "an example's output and gradient do not depend on its batch mates",
+                f"The {what} of example {example} changed by {error:.3g} when the others did; its "
+                f"largest entry is {np.max(np.abs(old), initial=0):.3g}.",
             )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools as ft
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from nfx._tree import leaves_by_path, parameter_count, path_matches
+from nfx._tree import check_patterns, leaves_by_path, parameter_count, path_matches
 from nfx.optim import adaptive_grad_clip
-from nfx.testing._law import check_laws, Law, LawViolation
+from nfx.testing._law import check_laws, inexact_leaves, Law, LawViolation, matching_leaves
 
 
 Rewrite = Callable[[Any], Any]
@@ -81,8 +81,8 @@ def _run(model: PyTree, images: jax.Array, keys: jax.Array | None, *, outputs: O
 def _gradients(model: PyTree, images: jax.Array, keys: jax.Array, *, outputs: Outputs) -> PyTree:
     def projection(model: PyTree) -> jax.Array:
         found = _run(model, images, keys, outputs=outputs)
-        leaves = [x for x in jax.tree.leaves(found) if jnp.issubdtype(x.dtype, jnp.inexact)]
-        return sum((jnp.mean(x * _direction(x)) for x in leaves), start=jnp.zeros(()))
+        means = (jnp.mean(x * _direction(x)) for x in inexact_leaves(found))
+        return sum(means, start=jnp.zeros(()))
 
     return jax.grad(projection)(model)
 
@@ -194,10 +194,8 @@ def check_abstract(subject: RewriteSubject, seed: int) -> None:
             f"From shapes alone it makes another structure:\n  {structures[0]}\nand from arrays\n"
             f"  {structures[1]}"
         )
-    shapes = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
-    for path, found, expected in zip(
-        leaves_by_path(abstract), shapes(abstract), shapes(subject.rewritten), strict=True
-    ):
+    for path, *leaves in matching_leaves(abstract, subject.rewritten):
+        found, expected = ((leaf.shape, leaf.dtype) for leaf in leaves)
         if found != expected:
             raise LawViolation(
                 f"Leaf {path!r} is {found} from shapes alone, and {expected} from arrays."
@@ -211,15 +209,7 @@ def _inverse(subject: RewriteSubject) -> Rewrite:
 
 
 def _expect_close(actual: PyTree, expected: PyTree, what: str, rtol: float) -> None:
-    actual, expected = leaves_by_path(actual), leaves_by_path(expected)
-    _expect_same_paths(actual, expected, what)
-    for path, leaf in expected.items():
-        found = actual[path]
-        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
-            raise LawViolation(
-                f"The {what} {path!r} is {found.dtype}{list(found.shape)}, and was "
-                f"{leaf.dtype}{list(leaf.shape)}."
-            )
+    for path, found, leaf in _alike(actual, expected, what):
         error = np.max(np.abs(_float64(found) - _float64(leaf)), initial=0)
         size = np.max(np.abs(_float64(leaf)), initial=0)
         if not error <= rtol * size:
@@ -230,30 +220,24 @@ def _expect_close(actual: PyTree, expected: PyTree, what: str, rtol: float) -> N
 
 
 def _expect_same_leaves(actual: PyTree, expected: PyTree) -> None:
-    actual, expected = leaves_by_path(actual), leaves_by_path(expected)
-    _expect_same_paths(actual, expected, "leaf")
-    for path, leaf in expected.items():
-        found = actual[path]
-        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
-            raise LawViolation(
-                f"Leaf {path!r} is {found.dtype}{list(found.shape)}, and was "
-                f"{leaf.dtype}{list(leaf.shape)}."
-            )
+    for path, found, leaf in _alike(actual, expected, "leaf"):
         changed = np.sum(np.asarray(found) != np.asarray(leaf))
         if changed:
             raise LawViolation(
-                f"Leaf {path!r} of shape {tuple(leaf.shape)}: {changed} of its {leaf.size} numbers "
-                "are others."
+                f"The leaf {path!r} of shape {tuple(leaf.shape)}: {changed} of its {leaf.size} "
+                "numbers are others."
             )
 
 
-def _expect_same_paths(actual: Iterable[str], expected: Iterable[str], what: str) -> None:
-    actual, expected = set(actual), set(expected)
-    for paths, problem in ((expected - actual, "is missing"), (actual - expected, "is new")):
-        if paths:
+def _alike(actual: PyTree, expected: PyTree, what: str) -> Iterator[tuple[str, Any, Any]]:
+    """As `matching_leaves`, of the same shapes and dtypes."""
+    for path, found, leaf in matching_leaves(actual, expected, what):
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
             raise LawViolation(
-                f"The {what} {min(paths)!r} {problem}, and so are {len(paths) - 1} more."
+                f"The {what} {path!r} is {found.dtype}{list(found.shape)}, and was "
+                f"{leaf.dtype}{list(leaf.shape)}."
             )
+        yield path, found, leaf
 
 
 def _float64(x: Any) -> np.ndarray:
@@ -361,9 +345,7 @@ def check_rewrite(  # noqa: PLR0913
         ValueError: If there is no law of a name, or a pattern matches no leaf.
     """
     unchanged = (unchanged,) if isinstance(unchanged, str) else tuple(unchanged)
-    for pattern in unchanged:
-        if not any(path_matches(path, pattern) for path in leaves_by_path(model)):
-            raise ValueError(f"unchanged={pattern!r} matches no leaf of the model.")
+    check_patterns(unchanged, list(leaves_by_path(model)), "leaves of the model")
     subject = RewriteSubject(
         model=moved(model),
         rewrite=rewrite,

@@ -9,8 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import PyTree
 
-from nfx._tree import leaf_path
-from nfx.testing._law import LawViolation
+from nfx.testing._law import LawViolation, matching_leaves, violated
 
 
 def check_sharding_invariant(
@@ -31,8 +30,19 @@ def check_sharding_invariant(
 
     Raises:
         LawViolation: With the result, the axis and the mode that differ.
-        ValueError: If there is one device.
+        ValueError: If there is one device, or no axis of an argument divides.
     """
+    try:
+        expect_sharding_invariant(fn, *arguments, rtol=rtol)
+    except LawViolation as violation:
+        statement = "the result is the same whichever axis the arguments are split over"
+        raise violated("sharding", statement, violation) from violation.__cause__
+
+
+def expect_sharding_invariant(
+    fn: Callable[..., PyTree], *arguments: PyTree, rtol: float = 1e-5
+) -> None:
+    """As `check_sharding_invariant`, for a law that states more."""
     count = jax.device_count()
     if count < 2:
         raise ValueError(
@@ -41,6 +51,12 @@ def check_sharding_invariant(
         )
     if not arguments:
         arguments = (jax.random.normal(jax.random.key(0), (2 * count, count, count)),)
+    sizes = [size for x in jax.tree.leaves(arguments) for size in x.shape]
+    if not any(size % count == 0 for size in sizes):
+        raise ValueError(
+            f"No axis of the arguments can be split over {count} devices, so that the law would "
+            f"hold of anything: give arrays with axes whose sizes {count} divides."
+        )
     whole = jax.jit(fn)(*arguments)
     for mesh, axis in _placements(arguments, count):
         with jax.set_mesh(mesh):
@@ -72,9 +88,7 @@ def _described(mesh: Mesh, axis: int) -> str:
 
 
 def _expect_equal(split: PyTree, whole: PyTree, where: str, rtol: float) -> None:
-    for (path, actual), expected in zip(
-        jax.tree_util.tree_leaves_with_path(split), jax.tree.leaves(whole), strict=True
-    ):
+    for path, actual, expected in matching_leaves(split, whole):
         if jnp.issubdtype(actual.dtype, jax.dtypes.prng_key):
             actual, expected = jax.random.key_data(actual), jax.random.key_data(expected)
         exact = not jnp.issubdtype(actual.dtype, jnp.inexact)
@@ -85,6 +99,6 @@ def _expect_equal(split: PyTree, whole: PyTree, where: str, rtol: float) -> None
         if not np.all(same):
             raise LawViolation(
                 f"{where}, {np.sum(~same)} of {same.size} entries of result "
-                f"{leaf_path(path) or 'alone'!r} are off, the first being {actual[~same][0]:.6g} "
+                f"{path or 'alone'!r} are off, the first being {actual[~same][0]:.6g} "
                 f"and not {expected[~same][0]:.6g}; the largest is {largest:.3g}."
             )

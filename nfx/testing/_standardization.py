@@ -108,59 +108,65 @@ def _healthy(case: KernelCase) -> np.ndarray:
     return _variance(case.weight) >= _HEALTHY_VARIANCE
 
 
-def _check_mean(fn: StandardizationSubject, case: KernelCase) -> None:
-    out = fn(case)
+def _check_mean(subject: StandardizationSubject, case: KernelCase) -> None:
+    out = subject(case)
     _expect_close(case, out.mean(axis=_axes(out)), np.zeros(out.shape[-1]), "its mean is")
 
 
-def _check_variance(fn: StandardizationSubject, case: KernelCase) -> None:
-    out = fn(case)
+def _check_variance(subject: StandardizationSubject, case: KernelCase) -> None:
+    out = subject(case)
     deviation = np.sqrt(_variance(out) * _fan_in(out))
     _expect_close(case, deviation, np.abs(case.gain), "its deviation times the root of its fan-in "
                   "is", where=_healthy(case))  # fmt: skip
 
 
-def _check_closed_form(fn: StandardizationSubject, case: KernelCase) -> None:
-    expected = _closed_form(case, fn.rule)
-    _expect_close(case, fn(case), expected, f"by the {fn.rule} rule in float64 it is", rtol=1e-4)
+def _check_closed_form(subject: StandardizationSubject, case: KernelCase) -> None:
+    expected = _closed_form(case, subject.rule)
+    _expect_close(
+        case, subject(case), expected, f"by the {subject.rule} rule in float64 it is", rtol=1e-4
+    )
 
 
-def _check_shift(fn: StandardizationSubject, case: KernelCase) -> None:
+def _check_shift(subject: StandardizationSubject, case: KernelCase) -> None:
     moved = case._replace(weight=case.weight + np.float32(1.5))
-    _expect_close(moved, fn(moved), fn(case), "without 1.5 added it is", where=_healthy(case))
+    _expect_close(
+        moved, subject(moved), subject(case), "without 1.5 added it is", where=_healthy(case)
+    )
 
 
-def _check_scale(fn: StandardizationSubject, case: KernelCase) -> None:
+def _check_scale(subject: StandardizationSubject, case: KernelCase) -> None:
     scaled = case._replace(weight=case.weight * np.float32(4))
-    _expect_close(scaled, fn(scaled), fn(case), "divided by 4 it is", where=_healthy(case))
+    _expect_close(
+        scaled, subject(scaled), subject(case), "divided by 4 it is", where=_healthy(case)
+    )
 
 
-def _check_gain(fn: StandardizationSubject, case: KernelCase) -> None:
+def _check_gain(subject: StandardizationSubject, case: KernelCase) -> None:
     plain = case._replace(gain=np.ones_like(case.gain))
-    _expect_close(case, fn(case), fn(plain) * case.gain, "by its gain of one it is")
+    _expect_close(case, subject(case), subject(plain) * case.gain, "by its gain of one it is")
 
 
-def _check_idempotence(fn: StandardizationSubject, case: KernelCase) -> None:
-    once = fn(case._replace(gain=np.ones_like(case.gain)))
+def _check_idempotence(subject: StandardizationSubject, case: KernelCase) -> None:
+    once = subject(case._replace(gain=np.ones_like(case.gain)))
     twice = KernelCase(once.astype(np.float32), case.gain)
-    _expect_close(twice, fn(twice), once * case.gain, "standardized already, it is",
+    _expect_close(twice, subject(twice), once * case.gain, "standardized already, it is",
                   where=_healthy(case))  # fmt: skip
 
 
-def _check_locality(fn: StandardizationSubject, case: KernelCase) -> None:
+def _check_locality(subject: StandardizationSubject, case: KernelCase) -> None:
     """Of every other output nothing is left: as if the groups were apart."""
-    out = fn(case)
+    out = subject(case)
     for unit in range(case.weight.shape[-1]):
         alone = KernelCase(case.weight[..., unit : unit + 1], case.gain[unit : unit + 1])
         other = np.where(np.arange(case.weight.shape[-1]) == unit, case.weight, 7)
-        mixed = fn(KernelCase(other.astype(np.float32), case.gain))
+        mixed = subject(KernelCase(other.astype(np.float32), case.gain))
         found = mixed[..., unit : unit + 1]
         _expect_close(alone, found, out[..., unit : unit + 1], "among other outputs it was")
 
 
-def _check_orthogonality(fn: StandardizationSubject, case: KernelCase) -> None:
+def _check_orthogonality(subject: StandardizationSubject, case: KernelCase) -> None:
     target = np.cos(np.arange(case.weight.size, dtype=np.float32)).reshape(case.weight.shape)
-    loss = lambda weight: jnp.sum(target * fn.fn(weight, case.gain))
+    loss = lambda weight: jnp.sum(target * subject.fn(weight, case.gain))
     gradient = np.asarray(jax.grad(loss)(jnp.asarray(case.weight)), np.float64)
     axes, kernel = _axes(gradient), np.asarray(case.weight, np.float64)
     norm = lambda x: np.maximum(np.sqrt(np.sum(x**2, axis=axes)), 1e-9)
@@ -172,11 +178,13 @@ def _check_orthogonality(fn: StandardizationSubject, case: KernelCase) -> None:
         _expect_close(case, along, np.zeros_like(along), why, where=_healthy(case))
 
 
-def _check_collapsed(fn: StandardizationSubject, case: KernelCase) -> None:
+def _check_collapsed(subject: StandardizationSubject, case: KernelCase) -> None:
     """Every output is constant."""
     first = case.weight[tuple([slice(1)] * (case.weight.ndim - 1))]
     constant = KernelCase(np.broadcast_to(first, case.weight.shape).copy(), case.gain)
-    out, pull_back = jax.vjp(lambda weight: fn.fn(weight, case.gain), jnp.asarray(constant.weight))
+    out, pull_back = jax.vjp(
+        lambda weight: subject.fn(weight, case.gain), jnp.asarray(constant.weight)
+    )
     (gradient,) = pull_back(jnp.ones_like(out))
     expect(np.all(np.isfinite(gradient)), lambda: f"The gradient is {np.asarray(gradient)}.")
     _expect_close(constant, out, np.zeros(out.shape), "constant, it becomes")

@@ -1,31 +1,39 @@
 """Training and evaluation."""
 
-from nfx.train._bad_images import BadImagesLog as BadImagesLog
+from nfx.train._bad_images import BadImagesLog as BadImagesLog, read_bad_images as read_bad_images
 from nfx.train._boards import (
     Board as Board,
     check_wandb as check_wandb,
     open_boards as open_boards,
 )
 from nfx.train._display import Display as Display, timed as timed
+from nfx.train._errors import (
+    NotFiniteError as NotFiniteError,
+    RunDirectoryError as RunDirectoryError,
+    TrainingError as TrainingError,
+    TrainingStopped as TrainingStopped,
+)
 from nfx.train._gradients import check_microbatches as check_microbatches
-from nfx.train._hang import HangWatch as HangWatch
+from nfx.train._hang import hang_files as hang_files, HangWatch as HangWatch
 from nfx.train._lock import lock_directory as lock_directory
 from nfx.train._loop import (
     Cadence as Cadence,
     Due as Due,
     Evaluation as Evaluation,
-    NotFiniteError as NotFiniteError,
     Observer as Observer,
     run_evaluation as run_evaluation,
     run_training as run_training,
-    TrainingError as TrainingError,
 )
 from nfx.train._losses import (
     one_hot as one_hot,
     smoothed_cross_entropy as smoothed_cross_entropy,
 )
 from nfx.train._metrics import MetricsLog as MetricsLog, read_metrics as read_metrics
-from nfx.train._nonfinite import NonfiniteLog as NonfiniteLog, NonfiniteStep as NonfiniteStep
+from nfx.train._nonfinite import (
+    NonfiniteLog as NonfiniteLog,
+    NonfiniteStep as NonfiniteStep,
+    read_nonfinite as read_nonfinite,
+)
 from nfx.train._outcomes import (
     make_outcome_step as make_outcome_step,
     Outcomes as Outcomes,
@@ -64,24 +72,14 @@ from nfx.train._preprocessing import (
 from nfx.train._processes import (
     any_process as any_process,
     compile_for_all as compile_for_all,
-    group_blocks as group_blocks,
     initialize_processes as initialize_processes,
     is_first_process as is_first_process,
-    load_parts as load_parts,
     number_of_first as number_of_first,
     ProcessOptions as ProcessOptions,
     wait_for_all as wait_for_all,
 )
-from nfx.train._run_directory import (
-    has_begun as has_begun,
-    RunDirectory as RunDirectory,
-    RunDirectoryError as RunDirectoryError,
-)
-from nfx.train._signals import (
-    stop_on_signals as stop_on_signals,
-    StopRequest as StopRequest,
-    TrainingStopped as TrainingStopped,
-)
+from nfx.train._run_directory import has_begun as has_begun, RunDirectory as RunDirectory
+from nfx.train._signals import stop_on_signals as stop_on_signals, StopRequest as StopRequest
 from nfx.train._step import (
     abstract_state as abstract_state,
     create_state as create_state,
@@ -94,4 +92,3 @@ from nfx.train._step import (
     StepMetrics as StepMetrics,
     TrainState as TrainState,
 )
-from nfx.train._troubles import read_troubles as read_troubles, Troubles as Troubles

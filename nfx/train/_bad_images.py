@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from nfx.data import BadImage
-from nfx.train._loop import TrainingError
-from nfx.train._records import Records
+from nfx.train._errors import TrainingError
+from nfx.train._processes import process_suffix
+from nfx.train._records import read_records, Records
+
+
+_NAME = "bad_images"
 
 
 class BadImagesLog:
@@ -24,11 +26,11 @@ class BadImagesLog:
 
         Args:
             directory: The run directory.
-            share: Stop when more than this share of a split's images is bad.
+            share: Stop when more than this share of a split's images is bad, of those that this
+                process has met, now or before the run was interrupted.
             say: Shows a line to whoever watches.
         """
-        number = jax.process_index()
-        self._path = directory / f"bad_images{f'-{number}' if number else ''}.jsonl"
+        self._path = directory / f"{_NAME}{process_suffix()}.jsonl"
         self._share, self._say = share, say
         self._records: Records | None = None
         self._known: dict[str, set[int]] = {}
@@ -39,7 +41,7 @@ class BadImagesLog:
             self._records.close()
 
     def take(self, split: str, count: int, bad: BadImage) -> None:
-        """Takes note of an image that was skipped.
+        """Takes note of an image that was skipped, for the first time or again.
 
         Args:
             split: What it is of: "train" or "test".
@@ -51,12 +53,12 @@ class BadImagesLog:
         """
         records = self._open()
         known = self._known.setdefault(split, set())
-        if bad.index in known:
-            return
-        known.add(bad.index)
-        records.append({"split": split, **dataclasses.asdict(bad)})
-        if len(known) == 1:
-            self._say(f"Skipping bad images, listed in {self._path}: {bad.name!r}: {bad.reason}")
+        if bad.index not in known:
+            known.add(bad.index)
+            records.append({"split": split, **dataclasses.asdict(bad)})
+            if len(known) == 1:
+                listed = f"Skipping bad images, listed in {self._path}"
+                self._say(f"{listed}: {bad.name!r}: {bad.reason}")
         if len(known) > self._share * count:
             raise TrainingError(
                 f"{len(known)} of {count:,} {split} images cannot be used, more than the share of "
@@ -71,3 +73,9 @@ class BadImagesLog:
             for record in self._records.kept:
                 self._known.setdefault(record["split"], set()).add(record["index"])
         return self._records
+
+
+def read_bad_images(directory: Path) -> list[dict[str, Any]]:
+    """Returns what all processes of a run have listed: `nfx.data.BadImage`s, with their split."""
+    paths = sorted(directory.glob(f"{_NAME}*.jsonl"))
+    return [record for path in paths for record in read_records(path)]

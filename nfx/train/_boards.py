@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from nfx.train._loop import TrainingError
+from nfx.train._errors import TrainingError
 from nfx.train._run_directory import RunDirectory
 
 

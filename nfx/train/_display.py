@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from nfx._show import format_bytes
+
 
 # What is shown of the metrics, where they are known.
 _LEARNING = (
@@ -26,7 +28,7 @@ _MACHINE = (
     ("images_per_second", "{:,.0f} images/s"),
     ("milliseconds_per_step", "{:,.0f} ms/step"),
     ("data_wait_share", "{:.0%} waiting for images"),
-    ("memory_gigabytes", "{:.2f} GB of memory"),
+    ("memory", "{} of memory"),
 )
 
 # How long nothing is said where there is no terminal to keep up to date.
@@ -135,14 +137,14 @@ class Display:
         seconds = (time.monotonic() - began) / (step - first) * (self._steps - step)
         return f"{datetime.timedelta(seconds=round(seconds))} left"
 
-    def _speed(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+    def _speed(self, metrics: Mapping[str, Any]) -> dict[str, float | str]:
         """The pace in the units that are shown."""
         seconds = metrics["seconds_per_step"]
         return {
             "images_per_second": self._batch_size / seconds,
             "milliseconds_per_step": 1000 * seconds,
             "data_wait_share": metrics["data_wait_share"],
-            "memory_gigabytes": metrics["memory_bytes"] / 1e9,
+            "memory": format_bytes(metrics["memory_bytes"]),
         }
 
 

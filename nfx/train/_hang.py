@@ -2,13 +2,24 @@
 
 import contextlib
 import faulthandler
-import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from nfx.train._processes import process_suffix
+
+
+_NAME = "hang"
+
+# Of a standard error that nobody reads, that is closed, that is no file of the system, or none.
+_BROKEN = (OSError, ValueError, AttributeError)
+
+# How long to wait for the thread in the end: what it writes to may hang.
+_PATIENCE_SECONDS = 5.0
 
 
 class HangWatch:
@@ -22,12 +33,13 @@ class HangWatch:
         """Prepares to watch.
 
         Args:
-            directory: Where the stacks are written, as `hang-TIME-PROCESS.txt`, beside standard
-                error.
+            directory: Where the stacks are written, as `hang-TIME.txt`, beside standard error; by
+                process `n` of several, from 1, as `hang-TIME-n.txt`.
             timeout: Seconds without a report that are taken for a hang; 0 to watch nothing.
             poll: Seconds between looks.
         """
         self._directory, self._timeout = directory, timeout
+        self._suffix = process_suffix()  # now: to ask may hang as well
         self._poll = min(poll, timeout / 4)
         self._last: float | None = None  # no alarm while there is none
         self._ends = threading.Event()
@@ -46,7 +58,7 @@ class HangWatch:
     ) -> None:
         self._ends.set()
         if self._timeout:
-            self._thread.join()
+            self._thread.join(_PATIENCE_SECONDS)
 
     def report(self) -> None:
         """Takes note that something has got done."""
@@ -70,15 +82,22 @@ class HangWatch:
 
     def _tell(self, seconds: float) -> None:
         """Writes to standard error first: the directory may be what hangs."""
-        name = f"hang-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-        path = self._directory / name
+        path = self._directory / f"{_NAME}-{time.strftime('%Y%m%d-%H%M%S')}{self._suffix}.txt"
         words = f"nfx: no step has ended for {seconds:.0f} s; waiting on. Stacks of all threads:\n"
-        sys.stderr.write(f"\n{words}")
-        sys.stderr.flush()
-        with contextlib.suppress(OSError, ValueError):  # not a file of the system
-            faulthandler.dump_traceback(sys.stderr)
+        with contextlib.suppress(*_BROKEN):
+            _write_stacks(sys.stderr, f"\n{words}")
         with contextlib.suppress(OSError), path.open("w") as file:
-            file.write(words)
-            file.flush()
-            faulthandler.dump_traceback(file)
-        sys.stderr.write(f"nfx: they are in {str(path)!r} too.\n")
+            _write_stacks(file, words)
+        with contextlib.suppress(*_BROKEN):
+            sys.stderr.write(f"nfx: they are in {str(path)!r} too.\n")
+
+
+def hang_files(directory: Path) -> list[Path]:
+    """Returns the files of stacks that the processes of a run have written."""
+    return sorted(directory.glob(f"{_NAME}-*.txt"))
+
+
+def _write_stacks(file: Any, words: str) -> None:
+    file.write(words)
+    file.flush()
+    faulthandler.dump_traceback(file)

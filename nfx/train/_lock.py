@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nfx._files import lock
-from nfx.train._run_directory import RunDirectoryError, writing
+from nfx.train._errors import RunDirectoryError
+from nfx.train._run_directory import writing
 
 
 _FILE = "run.lock"
@@ -49,11 +51,7 @@ def lock_directory(
             )
         with contextlib.suppress(OSError):  # a full disk: who holds the lock is not said then
             file.truncate(0)
-            file.write(f"{os.getpid()} on {_host()}\n".encode())
+            file.write(f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
-def _host() -> str:
-    import socket
-
-    return socket.gethostname()

@@ -1,15 +1,17 @@
 """The loop around the step, and evaluation."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from nfx._checks import at_least
 from nfx.data import Batch
+from nfx.train._errors import NotFiniteError
 from nfx.train._pace import Pace, Stopwatch
 from nfx.train._step import EvaluationCounts, Metrics, TrainState
 
@@ -19,36 +21,9 @@ from nfx.train._step import EvaluationCounts, Metrics, TrainState
 _FINITE = ("loss", "gradient_norm", "update_norm")
 
 
-class TrainingError(Exception):
-    """Training that cannot go on."""
-
-
-class NotFiniteError(TrainingError):
-    """A step whose loss, gradient or update is not finite.
-
-    Attributes:
-        step: Which, from 1.
-        images: What is known of its images, as a sentence without its full stop.
-    """
-
-    def __init__(self, step: int, values: str, images: str = ""):
-        """Takes which step, its metrics, and what is known of its images."""
-        super().__init__(step, values, images)
-        self.step, self.values, self.images = step, values, images
-
-    def __str__(self) -> str:
-        """What it was, and what to do."""
-        images = f"{self.images}. " if self.images else ""
-        return (
-            f"Training diverged: at step {self.step} the metrics were {self.values}, and were "
-            f"expected to be finite. {images}Nothing was saved since the last checkpoint. Lower "
-            "the learning rate, clip harder or warm up for longer, and start again."
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """How long to train, and how often to look up. The last step is always looked at.
+    """How long to train, and how often to log, evaluate and save; the last step does all three.
 
     Attributes:
         steps: Steps in all.
@@ -64,8 +39,7 @@ class Cadence:
 
     def __post_init__(self) -> None:
         """Checks that all are positive."""
-        if min(self.steps, self.log_every, self.evaluate_every, self.checkpoint_every) < 1:
-            raise ValueError(f"Every count of steps must be at least 1; got {self}.")
+        at_least(1, **dataclasses.asdict(self))
 
     def due(self, step: int) -> "Due":
         """Returns what is due after a step."""
@@ -96,7 +70,7 @@ class Observer(Protocol):
         """
         ...
 
-    def evaluate(self, step: int, state: TrainState) -> object:
+    def evaluate(self, step: int, state: TrainState) -> None:
         """Takes the state when an evaluation is due."""
         ...
 
@@ -109,10 +83,11 @@ class Observer(Protocol):
         """
         ...
 
-    def stops(self, step: int, together: bool) -> bool:
-        """Is told that a step was handed over, and returns whether to stop after it.
+    def should_stop(self, step: int, together: bool) -> bool:
+        """Called when a step has been dispatched; returns whether to stop after it.
 
-        Of several processes all must return the same. They are at the same place if `together`.
+        All processes must return the same. `together` says that they are at the same point, where
+        they may ask each other.
         """
         ...
 
@@ -153,8 +128,8 @@ def run_training(
         key: The run's key.
         cadence: How long, and when something is due.
         observer: What to do then.
-        unlogged: Metrics of the steps before that no record holds yet, as the observer's
-            checkpoint got them: so that records are the same as if nothing had been stopped.
+        unlogged: Metrics of earlier steps that no record holds yet, as `checkpoint` got them: the
+            next record then averages the same steps as if the run had never stopped.
 
     Raises:
         NotFiniteError: If the loss, the gradient or the update is not finite, before anything is
@@ -173,7 +148,7 @@ def run_training(
             pending.clear()
         if due.evaluation:  # first, so that a run killed after the checkpoint has lost no record
             observer.evaluate(number, state)
-        stops = observer.stops(number, any(due))
+        stops = observer.should_stop(number, any(due))
         if due.checkpoint or stops:
             observer.checkpoint(number, state, _finite(number, pending))
         if stops:

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-import jax
-
+from nfx.train._processes import is_first_process
 from nfx.train._records import read_records, Records
 
 
@@ -53,13 +53,18 @@ class NonfiniteLog:
         """Reads what was left out before the run was interrupted."""
         self.path = directory / _FILE
         self.left_out = [
-            record["batch"] for record in read_records(self.path) if record["left_out"]
+            record["batch"] for record in read_nonfinite(directory) if record["left_out"]
         ]
 
     def take(self, found: NonfiniteStep) -> None:
         """Adds a step to the list."""
-        with closing(Records(self.path, writes=jax.process_index() == 0)) as records:
+        with closing(Records(self.path, writes=is_first_process())) as records:
             records.append(dataclasses.asdict(found))
             records.sync()  # the next checkpoint is of a run without the batch
         if found.left_out:
             self.left_out.append(found.batch)
+
+
+def read_nonfinite(directory: Path) -> list[dict[str, Any]]:
+    """Returns the steps of a run that were not finite, in order: the fields of `NonfiniteStep`."""
+    return read_records(directory / _FILE)

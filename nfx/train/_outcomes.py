@@ -1,4 +1,4 @@
-"""What a model makes of each single test image."""
+"""What a model predicts for each test image."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from nfx.train._step import infer
 
 
 class Outcomes(NamedTuple):
-    """What a model makes of images, one entry each: arrays of NumPy, or of JAX in the step.
+    """What a model predicts for images, one entry each.
 
     Attributes:
         image: Which, in the order of its source.
@@ -63,14 +63,14 @@ def make_outcome_step(
         rules: How the model is split: see `nfx.train.state_specs`.
     """
 
-    def local(model: PyTree, statistics: PyTree, batch: Batch) -> tuple[jax.Array, ...]:
+    def outcome_step(model: PyTree, statistics: PyTree, batch: Batch) -> tuple[jax.Array, ...]:
         logits = infer(model, statistics, batch.images, preprocessing)
         losses = smoothed_cross_entropy(logits, one_hot(batch.labels, logits.shape[-1]), 0.0)
         probability = jnp.max(jax.nn.softmax(logits), axis=-1)
         return batch.labels, jnp.argmax(logits, axis=-1), probability, losses
 
     split = batch_spec(mesh)
-    sharded = shard_model(local, mesh, rules=rules, in_specs=(P(), split), out_specs=split)
+    sharded = shard_model(outcome_step, mesh, rules=rules, in_specs=(P(), split), out_specs=split)
     whole = replicated(mesh)
     shardings = (None, whole, NamedSharding(mesh, split))
     return jax.jit(sharded, in_shardings=shardings, out_shardings=whole)

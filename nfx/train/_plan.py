@@ -128,16 +128,17 @@ class Plan:
         )
 
 
-def plan_step(
+def plan_step(  # noqa: PLR0913 (one for each thing that may differ)
     state: TrainState,
     mesh: AnyMesh,
     image_shape: tuple[int, int, int],
     batch_size: int,
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
-    precision: Precision = Precision(),  # noqa: B008
+    communication: Communication = Communication(),
+    precision: Precision = Precision(),
     microbatches: int = 1,
+    frozen_statistics: bool = False,
 ) -> Plan:
     """Plans a training step.
 
@@ -151,9 +152,12 @@ def plan_step(
         precision: In which dtypes the network computes.
         microbatches: In how many parts a device takes its examples: what is sent for parameters
             and gradients does not depend on it.
+        frozen_statistics: Whether a batch-normalized model keeps its running averages: see
+            `make_train_step`.
 
     Raises:
-        ValueError: If the rules leave a leaf out, or the mesh does not divide it or the batch.
+        ValueError: If the rules leave a leaf out, the mesh does not divide it or the batch, or
+            the step cannot be taken in such parts.
     """
     check_batch_divides(mesh, batch_size)
     tree = state_specs(state, mesh, rules, model=state.model)
@@ -163,11 +167,13 @@ def plan_step(
     )
     model = [leaf for leaf in leaves if leaf.path.startswith("model/")]
     images = batch_size // batch_shards(mesh)
-    normalized = state.statistics is not None
+    normalized = state.statistics is not None and not frozen_statistics
     check_microbatches(microbatches, images, mixes=False, batch_normalized=normalized)
-    of_blocks = _of_blocks(state.model, mesh, image_shape, images // microbatches, precision)
+    of_blocks = _block_collectives(
+        state.model, mesh, image_shape, images // microbatches, precision
+    )
     found = [
-        *_of_parameters(model, mesh, communication),
+        *_parameter_collectives(model, mesh, communication),
         *(_times(microbatches, expected) for expected in of_blocks),
     ]
     return Plan(
@@ -185,7 +191,7 @@ def _plan_leaf(path: str, leaf: Any, spec: P, mesh: AnyMesh) -> LeafPlan:
     return LeafPlan(path, tuple(leaf.shape), leaf.dtype.name, spec, whole, whole // parts)
 
 
-def _of_parameters(
+def _parameter_collectives(
     leaves: Sequence[LeafPlan], mesh: AnyMesh, communication: Communication
 ) -> Iterator[ExpectedCollectives]:
     """Gathering parameters, and adding up their gradients over the batch."""
@@ -211,7 +217,7 @@ def _bytes_sent(leaf: LeafPlan, dtype: str | None) -> int:
     return leaf.bytes_per_device * itemsize(dtype or leaf.dtype) // itemsize(leaf.dtype)
 
 
-def _of_blocks(
+def _block_collectives(
     model: PyTree,
     mesh: AnyMesh,
     image_shape: tuple[int, int, int],
@@ -230,7 +236,7 @@ def _of_blocks(
         activations += [number * math.prod(outputs), number * math.prod(inputs)]
         gates += [number * channels for channels in _gate_channels(block)]
         # Mean and variance of the last kernel, and two sums for its gradient.
-        statistics += [outputs[-1] * jnp.dtype(precision.statistics).itemsize] * 4
+        statistics += [outputs[-1] * jnp.dtype(precision.parameters).itemsize] * 4
     yield _expect("activations of split blocks", "all-reduce", activations)
     yield _expect("squeeze-excite of split blocks", "all-reduce", gates)
     yield _expect("weight standardization of split blocks", "all-reduce", statistics)

@@ -1,25 +1,21 @@
 """Plans for a person to read."""
 
-from typing import TYPE_CHECKING
+from rich.table import Table
 
-from nfx.aot import format_bytes, plain_table
+from nfx._show import format_bytes, plain_table
 from nfx.sharding import spec_axes
 from nfx.train._plan import Plan
 
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-def plan_tables(plan: Plan) -> list["Table"]:
+def plan_tables(plan: Plan) -> list[Table]:
     """Makes the tables of a plan, for `rich`'s console: leaves, totals, collectives.
 
-    Momentum and averages are where their parameters are, so that the leaves are the model's.
+    Only the model's leaves are listed: momentum and average live where their parameters do.
     """
     return [_leaves(plan), _state(plan), _collectives(plan)]
 
 
-def _leaves(plan: Plan) -> "Table":
+def _leaves(plan: Plan) -> Table:
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
     large = {leaf.path for leaf in plan.large_whole_leaves}
     table = plain_table(f"Parameters over {mesh}", "* Large, and whole on every device.")
@@ -39,7 +35,7 @@ def _leaves(plan: Plan) -> "Table":
     return table
 
 
-def _state(plan: Plan) -> "Table":
+def _state(plan: Plan) -> Table:
     splits = plan.mesh.get("model", 1) > 1
     notes = [
         f"The axis {axis!r} splits nothing: its devices do the same." for axis in plan.idle_axes
@@ -61,7 +57,7 @@ def _state(plan: Plan) -> "Table":
     return table
 
 
-def _collectives(plan: Plan) -> "Table":
+def _collectives(plan: Plan) -> Table:
     caption = (
         "Of the forward and backward pass, on one device, before a compiler joins them; the update "
         "adds little."

@@ -3,16 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, get_args, Literal
+from typing import get_args, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from nfx._dtypes import Dtype
 from nfx.models import apply_batch
-
-
-Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,16 +23,15 @@ class Precision:
 
     Attributes:
         compute: Of images, activations, and the kernels that they are convolved with.
-        statistics: What parameters are cast to first, and so that in which kernels are
-            standardized: means, variances, and their part of the gradient. Never narrower than
-            what is computed in.
+        parameters: What parameters are cast to before kernels are standardized; means, variances
+            and their gradients are computed in it. Never narrower than what is computed in.
 
     Raises:
         ValueError: If a dtype is none of those, or kernels are standardized in the narrower one.
     """
 
     compute: Dtype = "float32"
-    statistics: Dtype = "float32"
+    parameters: Dtype = "float32"
 
     def __post_init__(self) -> None:
         """Checks the dtypes."""
@@ -42,10 +39,10 @@ class Precision:
             value = getattr(self, field.name)
             if value not in get_args(Dtype):
                 raise ValueError(f"{field.name}={value!r} must be one of {get_args(Dtype)}.")
-        if (self.compute, self.statistics) == ("float32", "bfloat16"):
+        if (self.compute, self.parameters) == ("float32", "bfloat16"):
             raise ValueError(
-                "Parameters rounded to statistics='bfloat16' gain nothing from compute='float32': "
-                "choose 'bfloat16' for both, or 'float32' for the statistics."
+                "Parameters rounded by parameters='bfloat16' gain nothing from compute='float32': "
+                "choose 'bfloat16' for both, or 'float32' for the parameters."
             )
 
 
@@ -57,7 +54,7 @@ PRECISIONS: Mapping[PrecisionName, Precision] = MappingProxyType({
     "mixed": Precision(compute="bfloat16"),
     # The official code casts all parameters before the forward pass, and gradients back after
     # the backward pass.
-    "official_bf16": Precision(compute="bfloat16", statistics="bfloat16"),
+    "official_bf16": Precision(compute="bfloat16", parameters="bfloat16"),
 })  # fmt: skip
 
 
@@ -67,7 +64,8 @@ def apply_precisely(
     statistics: PyTree,
     images: Float[Array, "n h w c"],
     keys: Key[Array, " n"] | None = None,
-    **how: Any,
+    *,
+    batch_axes: tuple[str, ...] | None = None,
 ) -> tuple[Float[Array, "n classes"], PyTree]:
     """Computes the logits of a batch, in float32, as a policy says, and the next state.
 
@@ -77,9 +75,9 @@ def apply_precisely(
         statistics: Its state: see `nfx.models.initial_statistics`; it keeps its dtype.
         images: Normalized images.
         keys: See `nfx.models.apply_batch`.
-        **how: See there too.
+        batch_axes: See there too.
     """
-    model = jax.tree.map(lambda leaf: leaf.astype(precision.statistics), model)
+    model = jax.tree.map(lambda leaf: leaf.astype(precision.parameters), model)
     images = images.astype(precision.compute)
-    logits, statistics = apply_batch(model, statistics, images, keys, **how)
+    logits, statistics = apply_batch(model, statistics, images, keys, batch_axes=batch_axes)
     return logits.astype(jnp.float32), statistics

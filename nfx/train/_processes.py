@@ -1,4 +1,4 @@
-"""Training by several processes, one to a host: joining, waiting, and who loads what.
+"""Training by several processes, one to a host: joining and waiting.
 
 All processes run the same program on their own devices. What they compute together is the
 business of JAX; here is what they have to agree on around it.
@@ -6,16 +6,13 @@ business of JAX; here is what they have to agree on around it.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
 
-from nfx.data import Batch
-from nfx.sharding import batch_shards, batch_spec
+from nfx._checks import at_least
 
 
 # How long to wait for processes that are doing something long, as compiling. One that has died
@@ -67,15 +64,15 @@ class ProcessOptions:
                 "--distributed is for where JAX finds the coordinator, and "
                 f"coordinator={self.coordinator!r} was given: leave one of them out."
             )
-        if self.coordinator and not self.coordinator.rpartition(":")[2].isdecimal():
+        host, _, port = self.coordinator.rpartition(":")
+        if self.coordinator and not (host and port.isdecimal()):
             raise ValueError(f"coordinator={self.coordinator!r} must be HOST:PORT.")
         if self.processes is not None and not 0 <= (self.process_id or 0) < self.processes:
             raise ValueError(
                 f"process_id={self.process_id} must be in 0 ... processes - 1, and processes is "
                 f"{self.processes}."
             )
-        if self.heartbeat_timeout < 1:
-            raise ValueError(f"heartbeat_timeout={self.heartbeat_timeout} must be at least 1.")
+        at_least(1, heartbeat_timeout=self.heartbeat_timeout)
 
 
 def initialize_processes(options: ProcessOptions) -> None:
@@ -111,6 +108,15 @@ def initialize_processes(options: ProcessOptions) -> None:
 def is_first_process() -> bool:
     """Whether this process is the one that writes and says things for all."""
     return jax.process_index() == 0
+
+
+def process_suffix() -> str:
+    """What tells files of this process from those of others in one directory: "-1", "-2" ...
+
+    Those of the first process have none.
+    """
+    number = jax.process_index()
+    return f"-{number}" if number else ""
 
 
 def wait_for_all(name: str) -> None:
@@ -162,49 +168,3 @@ def compile_for_all(program: jax.stages.Wrapped, *arguments: Any, name: str) -> 
     compiled = program.lower(*arguments).compile()
     wait_for_all(f"compiled {name}")
     return compiled
-
-
-def load_parts(load: Callable[[int, int], Iterator[Batch]], mesh: Mesh) -> Iterator[Batch]:
-    """Loads what the devices of this process need of each global batch.
-
-    That need not be one block of it: meshes follow the wires between devices, and an axis may
-    go back and forth between hosts, or two hosts hold parts of a model for the same examples.
-
-    Args:
-        load: `(part, parts) -> batches`, as `nfx.data.training_batches`.
-        mesh: Where the batches will live.
-    """
-    mine = _blocks_of_process(mesh, jax.process_index())
-    parts, count = group_blocks(mine, batch_shards(mesh))
-    loaded = [load(part, count) for part in parts]
-    return loaded[0] if len(loaded) == 1 else map(_joined, zip(*loaded, strict=True))
-
-
-def group_blocks(blocks: Collection[int], count: int) -> tuple[list[int], int]:
-    """Merges numbered blocks of a whole into the largest equal parts of it.
-
-    Args:
-        blocks: Numbers of blocks, as 0, 1, 4 and 5.
-        count: How many blocks the whole has, as 16.
-
-    Returns:
-        Numbers of parts, as 0 and 2, and how many parts the whole has, as 8.
-    """
-    widths = (width for width in range(count, 0, -1) if count % width == 0)
-    for width in widths:
-        parts = sorted({block // width for block in blocks})
-        if len(parts) * width == len(blocks):
-            return parts, count // width
-    raise ValueError(f"The blocks {sorted(blocks)} must be different ones of {count}.")
-
-
-def _blocks_of_process(mesh: Mesh, process: int) -> set[int]:
-    """Which of the blocks that the mesh splits a batch into are on a process's devices."""
-    places = NamedSharding(mesh, batch_spec(mesh)).devices_indices_map((batch_shards(mesh),))
-    return {
-        place[0].start or 0 for device, place in places.items() if device.process_index == process
-    }
-
-
-def _joined(batches: tuple[Batch, ...]) -> Batch:
-    return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))

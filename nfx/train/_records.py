@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nfx.train._run_directory import write_text, writing
+from nfx.train._run_directory import read_object, write_text, writing
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a file, without one that was cut off; none if there is no file."""
+    """Returns the records of a file, without one that was cut off; none if there is no file.
+
+    Raises:
+        RunDirectoryError: If another line is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    *lines, _ = path.read_bytes().split(b"\n")
+    return [read_object(path, line, number) for number, line in enumerate(lines, start=1)]
 
 
 class Records:
@@ -39,7 +43,7 @@ class Records:
             writes: Whether to write, or only to read: of several processes one writes.
 
         Raises:
-            RunDirectoryError: If it cannot be written; so do the methods.
+            RunDirectoryError: If it is damaged or cannot be written; so do the methods.
         """
         self.kept = [record for record in read_records(path) if keep(record)]
         self._path, self._writes = path, writes

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nfx._files import write_whole
-
-
-class RunDirectoryError(Exception):
-    """A run directory that is missing, taken, of another run, or that cannot be written."""
+from nfx.train._errors import RunDirectoryError
 
 
 def has_begun(path: str | Path) -> bool:
@@ -36,7 +33,7 @@ class RunDirectory:
         """Starts a new run.
 
         Raises:
-            RunDirectoryError: If the directory holds a run already.
+            RunDirectoryError: If the directory holds a run already, or cannot be written.
         """
         path = Path(path).expanduser().absolute()
         if has_begun(path):
@@ -77,9 +74,13 @@ class RunDirectory:
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """`result.json`; empty if the run has not ended."""
+        """`result.json`; empty if the run has not ended.
+
+        Raises:
+            RunDirectoryError: If it is damaged.
+        """
         path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_object(path, path.read_bytes()) if path.exists() else {}
 
     def write_text(self, name: str, content: str) -> None:
         """Writes a text file, whole or not at all."""
@@ -94,6 +95,27 @@ class RunDirectory:
         path = self.path / "result.json"
         with writing(path):
             path.unlink(missing_ok=True)
+
+
+def read_object(path: Path, text: bytes, line: int | None = None) -> dict[str, Any]:
+    """Parses what a file of a run says, as JSON.
+
+    Args:
+        path: The file.
+        text: All of it, or one line.
+        line: The number of the line, from 1.
+
+    Raises:
+        RunDirectoryError: If that is damaged.
+    """
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        where, what = (f" in line {line}", "that line") if line else ("", "it")
+        raise RunDirectoryError(
+            f"{str(path)!r} is damaged{where} ({error}). Put the file back from a copy, or remove "
+            f"{what}."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import jax
 
+from nfx.train._errors import exit_code
 from nfx.train._processes import any_process
 
 
@@ -47,34 +48,18 @@ class StopRequest:
         received = signal.Signals(number)
         if self.signal is None and self.has_work:
             self.signal = received
-            _say(f"{received.name}: a checkpoint is saved after this step. Again to exit at once.")
+            _say(f"{received.name}: stopping once a checkpoint is saved. Again to exit at once.")
             return
         what = "before there was anything to save" if self.signal is None else "again"
         _say(f"{received.name} {what}: exiting at once; what was written is kept.")
         os._exit(exit_code(received))
 
 
-class TrainingStopped(Exception):  # noqa: N818 (it went well)
-    """A run that a signal has stopped, after a checkpoint.
-
-    Attributes:
-        exit_code: What the process is to end with: 128 and the number of the signal.
-    """
-
-    def __init__(self, message: str, received: signal.Signals):
-        """Takes what to say, and which signal it was."""
-        super().__init__(message)
-        self.exit_code = exit_code(received)
-
-
-def exit_code(received: signal.Signals) -> int:
-    """Returns what a process ends with that a signal has stopped, as shells count."""
-    return 128 + received.value
-
-
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
     """Lets SIGTERM and SIGINT be taken by a request, in place of what they do otherwise.
+
+    One that is ignored stays so, as SIGINT is of what a shell starts with `&`.
 
     A thread takes them, so that they count while the main thread compiles or waits for a device,
     where Python would not run a handler. Outside the main thread nothing is changed: only there
@@ -89,7 +74,8 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
         watcher = threading.Thread(target=_watch, args=(ours, request), daemon=True)
         watcher.start()
         before_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _leave_to_thread) for number in _SIGNALS}
+        taken = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, _leave_to_thread) for number in taken}
         try:
             yield
         finally:
@@ -112,4 +98,5 @@ def _leave_to_thread(number: int, frame: object) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"\nnfx: {message}", file=sys.stderr, flush=True)  # noqa: T201 (a display may be gone)
+    with contextlib.suppress(OSError, ValueError):  # nobody may read it any more
+        print(f"\nnfx: {message}", file=sys.stderr, flush=True)  # noqa: T201 (a display may be gone)

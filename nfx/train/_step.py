@@ -162,8 +162,8 @@ def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
     observe: StepMetrics = lambda gradients, model, step: {},
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
-    precision: Precision = Precision(),  # noqa: B008
+    communication: Communication = Communication(),
+    precision: Precision = Precision(),
     microbatches: int = 1,
     frozen_statistics: bool = False,
 ) -> jax.stages.Wrapped:
@@ -189,7 +189,7 @@ def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
 
     Raises:
         ValueError: On tracing, if the microbatches do not divide a device's examples, or pairs to
-            mix, or the model is batch-normalized and there is more than one.
+            mix, or the step normalizes by the statistics of batches and there is more than one.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     differentiate = make_differentiate(
@@ -230,7 +230,7 @@ def infer(
     statistics: PyTree,
     images: UInt8[Array, "n h w c"] | Float[Array, "n h w c"],
     preprocessing: Preprocessing,
-    precision: Precision = Precision(),  # noqa: B008
+    precision: Precision = Precision(),
 ) -> Float[Array, "n classes"]:
     """Computes the logits of a batch in inference, in float32.
 
@@ -250,8 +250,8 @@ def make_evaluation_step(
     mesh: Mesh,
     *,
     rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),  # noqa: B008
-    precision: Precision = Precision(),  # noqa: B008
+    communication: Communication = Communication(),
+    precision: Precision = Precision(),
 ) -> jax.stages.Wrapped:
     """Makes the jitted `(model, statistics, batch) -> counts`.
 
@@ -259,7 +259,7 @@ def make_evaluation_step(
     networks that were trained in bfloat16 are evaluated in float32, as the official code does.
     """
 
-    def local(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
+    def evaluation_step(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
         logits = infer(model, statistics, batch.images, preprocessing, precision)
         real = batch.labels != PADDING_LABEL
         targets = one_hot(batch.labels, logits.shape[-1])
@@ -269,7 +269,7 @@ def make_evaluation_step(
         return EvaluationCounts(*jax.lax.psum(sums, batch_axes(mesh)))
 
     sharded = shard_model(
-        local,
+        evaluation_step,
         mesh,
         rules=rules,
         communication=communication,

@@ -37,7 +37,7 @@ class Observer:
         self.seen.append(Noted("checkpoint", step, [record["loss"] for record in unlogged]))
         self.unlogged = unlogged
 
-    def stops(self, step, together):
+    def should_stop(self, step, together):
         return step == self.stop_at
 
 

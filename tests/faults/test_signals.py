@@ -1,5 +1,6 @@
 """Signals, hangs and locks, without training."""
 
+import io
 import os
 import re
 import signal
@@ -40,7 +41,7 @@ def test_a_first_signal_is_noted_and_handlers_come_back(number, capfd):
     assert request.signal == number
     assert signal.getsignal(number) == before
     assert signal.set_wakeup_fd(-1) == -1
-    assert "a checkpoint is saved after this step" in capfd.readouterr().err
+    assert "stopping once a checkpoint is saved" in capfd.readouterr().err
 
 
 BUSY = """
@@ -92,6 +93,32 @@ def _ended_by_second(process):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     return process
+
+
+def test_signals_count_though_nobody_reads_standard_error():
+    process = busy(has_work=True)
+    process.stderr.close()  # as of `2>&1 | tee log` after Ctrl-C
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)  # until it has failed to say something
+    process.send_signal(signal.SIGINT)
+    with process.stdout:
+        assert process.wait(timeout=10) == 128 + signal.SIGINT
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """As SIGINT is of what a shell starts with `&`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    request = StopRequest()
+    request.has_work = True
+    try:
+        with stop_on_signals(request):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            wait_until(lambda: request.signal)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert request.signal == signal.SIGTERM
 
 
 def test_several_processes_ask_each_other_only_where_all_are(monkeypatch):
@@ -146,7 +173,7 @@ def test_a_hang_is_told_once_with_the_stacks_of_all_threads(tmp_path, capfd):
         assert len(list(tmp_path.iterdir())) == 1
     (path,) = tmp_path.iterdir()
     text = path.read_text()
-    assert re.fullmatch(rf"hang-\d{{8}}-\d{{6}}-{os.getpid()}\.txt", path.name)
+    assert re.fullmatch(r"hang-\d{8}-\d{6}\.txt", path.name)
     assert "no step has ended for 0 s" in text
     assert "test_a_hang_is_told_once_with_the_stacks_of_all_threads" in text
     assert len(re.findall("[Tt]hread 0x", text)) > 1
@@ -160,6 +187,22 @@ def test_a_hang_after_a_pause_is_told_though_the_directory_hangs_too(tmp_path, c
             time.sleep(0.4)
         assert not told()
         wait_until(told)
+
+
+def test_a_hang_is_written_though_nobody_reads_standard_error(tmp_path, monkeypatch):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(jax, "process_index", lambda: 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Broken())
+        with HangWatch(tmp_path, timeout=0.2, poll=0.02) as watch:
+            watch.report()
+            wait_until(lambda: any(tmp_path.iterdir()))
+    (path,) = tmp_path.iterdir()
+    assert re.fullmatch(r"hang-\d{8}-\d{6}-3\.txt", path.name)
+    assert "nobody_reads_standard_error" in path.read_text()
 
 
 def test_no_hang_is_told_while_steps_end_or_if_it_is_switched_off(tmp_path):
