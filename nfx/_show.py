@@ -8,13 +8,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def plain_table(title: str, caption: str) -> "Table":
+def plain_table(title: str = "", caption: str = "") -> "Table":
     """Makes an empty table for `rich`'s console, an extra that is imported here."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    return Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False,
-                 title_justify="left", caption_justify="left")  # fmt: skip
+    return Table(
+        title=title or None,
+        caption=caption or None,
+        box=SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
 
 
 def format_bytes(value: int | float) -> str:

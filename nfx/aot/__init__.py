@@ -2,7 +2,6 @@
 
 from nfx._cache import enable_compilation_cache as enable_compilation_cache
 from nfx._dtypes import Dtype as Dtype
-from nfx._show import format_bytes as format_bytes, plain_table as plain_table
 from nfx.aot._collectives import (
     Collective as Collective,
     collectives as collectives,

@@ -85,7 +85,7 @@ def export_classifier(
         ValueError: If the names are not as many as the classes, or the model does not take such
             images.
     """
-    classes = model.head.bias.shape[-1]
+    classes = model.num_classes
     if classes != len(class_names):  # before what takes long
         raise ValueError(
             f"There are {len(class_names)} names, and the model has {classes} classes."

@@ -39,7 +39,7 @@ def model_macs(model: PyTree, image_size: int) -> int:
         model: Any model of `create_model`; its leaves may be abstract.
         image_size: Side of the image, in pixels.
     """
-    channels = jax.tree.leaves(model.stem)[0].shape[2]
+    channels = model.in_channels
     image = jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32)
     statistics = jax.eval_shape(initial_statistics, model)
     if statistics is None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from nfx._show import format_bytes, plain_table
 from nfx.recipes import (
     average_checkpoints,
     damaged_checkpoints,
@@ -178,15 +178,15 @@ def _prune(run: str, action: Prune) -> int:
     for step, words in damaged.items():
         print(f"Step {step:,} is damaged: {words}. It does not count, and is not removed.")
     print(f"Kept: {steps(kept)}")
-    print(f"{'Removed' if action.yes else 'To be removed'}: {steps(others)} ({size / 1e6:,.1f} MB)")
+    print(f"{'Removed' if action.yes else 'To be removed'}: {steps(others)} ({format_bytes(size)})")
     if others and not action.yes:
         print("Nothing was removed yet: add --yes.")
     return 0
 
 
 def _table(saved: Sequence[SavedCheckpoint]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("step", "saved", "MB", "test accuracy"):
+    table = plain_table()
+    for column in ("step", "saved", "size", "test accuracy"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for checkpoint in saved:
@@ -194,7 +194,7 @@ def _table(saved: Sequence[SavedCheckpoint]) -> Table:
         table.add_row(
             f"{checkpoint.step:,}",
             f"{checkpoint.saved:%Y-%m-%d %H:%M:%S}",
-            f"{checkpoint.bytes / 1e6:,.1f}",
+            format_bytes(checkpoint.bytes),
             "" if accuracy is None else f"{accuracy:.2%}",
             ", ".join(mark for mark in ("latest", "best") if getattr(checkpoint, mark)),
         )

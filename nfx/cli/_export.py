@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from nfx._show import format_bytes
 from nfx.aot import Dtype, ExportOptions
 from nfx.data import read_class_names
 from nfx.recipes import export
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         options=options,
         offline=command.offline,
     )
-    sizes = (f"{file.name} {file.stat().st_size / 1e6:.2f} MB" for file in sorted(path.iterdir()))
+    sizes = (f"{file.name} {format_bytes(file.stat().st_size)}" for file in sorted(path.iterdir()))
     print(f"{path}, for {', '.join(options.platforms)}: {', '.join(sizes)}\n")
     print(f"Name what is in images:  nfx predict {path} IMAGES")
     return 0

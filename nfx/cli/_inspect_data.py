@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nfx._show import format_bytes, plain_table
 from nfx.cli._peek import peek
 from nfx.cli._refuse import check_picture
 from nfx.data import Survey, survey
@@ -140,17 +140,16 @@ def _show(surveys: dict[str, Survey]) -> None:
     console = Console()
     for split, found in surveys.items():
         of = "" if found.examined == found.images else f", of which {found.examined:,} looked at"
-        megabytes = found.stored_bytes.sum() / 1e6
         sides = "; ".join(
             f"{name} {low} to {high}, median {middle}"
             for name, (low, middle, high) in _sides(found).items()
         )
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.kinds.items())
-        size = f"{found.images:,} images{of}, {megabytes:,.1f} MB"
+        size = f"{found.images:,} images{of}, {format_bytes(int(found.stored_bytes.sum()))}"
         console.print(f"[bold]{split}[/bold]: {size}. {sides}. {kinds}.", highlight=False)
         console.print(_classes(found))
         if found.bad:
-            console.print(f"[bold red]{len(found.bad):,} cannot be read:[/bold red]")
+            console.print(f"[bold red]{len(found.bad):,} cannot be used:[/bold red]")
         for bad in found.bad[:_LISTED]:
             console.print(f"  {bad.name}: {bad.reason}", highlight=False, markup=False)
         if len(found.bad) > _LISTED:
@@ -163,7 +162,7 @@ def _classes(found: Survey) -> Table:
     """The largest and the smallest classes, as bars."""
     order = np.argsort(-found.counts, kind="stable")
     shown = order if len(order) <= 2 * _LISTED else [*order[:_LISTED], *order[-_LISTED:]]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     table.add_column(f"{len(order):,} classes", no_wrap=True)
     table.add_column("images", justify="right")
     table.add_column("", no_wrap=True)

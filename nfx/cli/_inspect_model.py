@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from nfx._checks import at_least
+from nfx._show import plain_table
 from nfx.analysis import (
     block_places,
     expected_signal,
@@ -100,7 +100,7 @@ def _record(
 
 def _table(places: Sequence[str], signal: SignalPropagation, expected: np.ndarray | None) -> Table:
     """One row a place; the stem has no branch."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     columns = {
         "squared mean": signal.squared_mean,
         "variance": signal.variance,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tyro
 
+from nfx._checks import at_least
 from nfx.cli._supervisor import Command, run_together, STOPPED_CODES
 
 
@@ -19,7 +20,7 @@ _NFX = (sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main()
 # Seconds from asking a process to end until it is killed: time for a checkpoint.
 _GRACE = 60
 
-# What a command ends with whose options cannot be read: no restart mends that.
+# The exit code of a command with wrong options: starting it again would not help.
 _USAGE_ERROR = 2
 
 
@@ -49,10 +50,8 @@ class LaunchCommand:
         Raises:
             ValueError: If one is not.
         """
-        for name, least in (("hosts", 1), ("devices_per_host", 1), ("max_restarts", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} must be at least {least}.")
+        at_least(1, hosts=self.hosts, devices_per_host=self.devices_per_host)
+        at_least(0, max_restarts=self.max_restarts)
 
 
 def main(arguments: Sequence[str]) -> int:

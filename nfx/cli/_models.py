@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from nfx._show import plain_table
 from nfx.models import list_models, model_card, model_sizes, model_variant
 
 
@@ -55,10 +55,7 @@ def _record(name: str) -> dict[str, Any]:
 
 def _table(records: list[dict[str, Any]]) -> Table:
     sources = sorted({record["source"] for record in records if record["source"]})
-    table = Table(
-        box=SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
+    table = plain_table(
         caption="Millions of parameters; billions of multiply-accumulates on one image @ its side."
         + (f"\nTop-1: of ImageNet, in percent, says the {', '.join(sources)}." if sources else ""),
     )

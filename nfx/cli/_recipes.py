@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from nfx._show import plain_table
 from nfx.recipes import get_recipe, recipe_to_toml, RECIPES
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _table() -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     table.add_column("recipe", no_wrap=True)
     table.add_column("model", no_wrap=True)
     for column in ("steps", "batch", "train px", "test px"):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from nfx._show import format_bytes
 from nfx.checkpoint import Which
 from nfx.recipes import find_run, report, SavedRun
 
@@ -48,5 +49,5 @@ def main(arguments: Sequence[str]) -> int:
         mesh=command.mesh,
         say=ft.partial(print, file=sys.stderr, flush=True),
     )
-    print(f"{path} ({path.stat().st_size / 1000:,.0f} kB): open it in a browser.")
+    print(f"{path} ({format_bytes(path.stat().st_size)}): open it in a browser.")
     return 0

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from nfx._checks import at_least
 from nfx.data import CentreView, class_numbers
 from nfx.graph import unstack_blocks
 from nfx.models import create_model, initial_statistics, model_card, model_variant
@@ -18,7 +19,7 @@ from nfx.recipes._evaluation import parts_without_images, restore_run
 from nfx.recipes._images import evaluation_transform
 from nfx.recipes._recipe import recipe_from_config
 from nfx.recipes._saved import find_run, SavedRun
-from nfx.serving import check_positive, ImageFormat
+from nfx.serving import ImageFormat
 from nfx.sharding import place_whole, replicated
 from nfx.train import RunDirectory, state_shardings
 from nfx.weights import (
@@ -99,7 +100,7 @@ def load_classifier(
         RunDirectoryError: If a directory is not a run.
         CheckpointError: If its checkpoint is damaged.
     """
-    check_positive(image_size=image_size)
+    at_least(1, image_size=image_size)
     if run := find_run(what):
         return _from_run(run, model, image_size, class_names, mesh)
     name = pretrained_model(what, model)
@@ -149,7 +150,7 @@ def random_classifier(
     Raises:
         ValueError: If there is no such model, or the size is not positive.
     """
-    check_positive(image_size=image_size)
+    at_least(1, image_size=image_size)
     classes = 1000 if class_names is None else len(class_names)
     build = lambda: create_model(name, num_classes=classes, key=jax.random.key(0))
     return _classifier(name, jax.jit(build)(), image_size, class_names)

@@ -8,10 +8,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, PyTree
 
+from nfx._checks import at_least
 from nfx.aot import pixels_to_logits
 from nfx.data import list_images
 from nfx.recipes._classifier import Classifier, load_classifier
-from nfx.serving import check_positive, name_images, Prediction
+from nfx.serving import name_images, Prediction
 from nfx.sharding import batch_shards, batch_spec, place_batch, read_mesh
 from nfx.train import shard_model
 
@@ -48,7 +49,7 @@ def predict(  # noqa: PLR0913 (one for each thing that may differ)
     Raises:
         ValueError: If something is missing or does not fit, or a file is not an image.
     """
-    check_positive(top=top, batch_size=batch_size, image_size=image_size)
+    at_least(1, top=top, batch_size=batch_size, image_size=image_size)
     files = list_images(images)
     classifier = load_classifier(
         what, model=model, class_names=class_names, image_size=image_size, offline=offline

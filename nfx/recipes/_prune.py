@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from nfx._checks import at_least
 from nfx.checkpoint import CheckpointStore, find_damage
 from nfx.recipes._checkpoints import list_checkpoints, SavedCheckpoint
 from nfx.train import lock_directory, RunDirectory
@@ -40,8 +41,7 @@ def prunable_checkpoints(run: str | Path, *, keep: int = 1, also: Sequence[int] 
         RunDirectoryError: If there is no such run.
         CheckpointError: If a file of a checkpoint cannot be read.
     """
-    if keep < 1:
-        raise ValueError(f"keep={keep} must be at least 1: a run goes on from its latest.")
+    at_least(1, keep=keep)  # a run resumes from its latest
     folder, saved = RunDirectory.open(run).checkpoints, list_checkpoints(run)
     steps = [checkpoint.step for checkpoint in saved]
     if unknown := sorted(set(also) - set(steps)):

@@ -22,7 +22,6 @@ from nfx.serving._manifest import (
 )
 from nfx.serving._predictions import (
     centre_view as centre_view,
-    check_positive as check_positive,
     ClassScore as ClassScore,
     name_images as name_images,
     predict_images as predict_images,

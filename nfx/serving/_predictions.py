@@ -102,11 +102,6 @@ def centre_view(images: ImageFormat) -> CentreView:
     return CentreView(images.size, images.channels, images.view, images.crop)
 
 
-def check_positive(**numbers: int | None) -> None:
-    """Raises a `ValueError` that names the first of `numbers` that is less than 1."""
-    at_least(1, **numbers)
-
-
 def _look(file: Path, view: CentreView) -> np.ndarray:
     """What a view sees of a file, as bytes."""
     try:

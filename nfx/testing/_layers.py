@@ -71,7 +71,7 @@ def check_variance_ledger(
         for stage, blocks in enumerate(model.stages)
         for index in range(len(blocks.blocks))
     ]
-    channels = model.stem[0].weight.shape[2]
+    channels = model.in_channels
     noise = jax.random.normal(jax.random.key(0), (images, image_size, image_size, channels))
     look = taps(model, paths, call=lambda model, image: model.features(image).stem)
     stems, outputs = jax.jit(jax.vmap(look))(noise)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from nfx._varying import vary, varying_axes
 from nfx.data import Batch
 from nfx.sharding import (
     batch_axes,
@@ -133,13 +134,6 @@ def _accumulate(
         return jax.tree.map(jnp.add, sums, (loss, gradients)), None
 
     # A loop's sums have to be what they become: as different between devices as their terms are.
-    axes = batch_axes(mesh)
-    loss = jnp.zeros(())
-    loss = jax.lax.pcast(loss, axes, to="varying") if axes else loss
-    return jax.lax.scan(add, (loss, jax.tree.map(_zeros_like, model)), parts)[0]
-
-
-def _zeros_like(leaf: Array) -> Array:
-    zeros = jnp.zeros(leaf.shape, leaf.dtype)
-    varying = tuple(jax.typeof(leaf).manual_axis_type.varying)
-    return jax.lax.pcast(zeros, varying, to="varying") if varying else zeros
+    loss = vary(jnp.zeros(()), batch_axes(mesh))
+    zeros = lambda leaf: vary(jnp.zeros(leaf.shape, leaf.dtype), varying_axes(leaf))
+    return jax.lax.scan(add, (loss, jax.tree.map(zeros, model)), parts)[0]

@@ -53,5 +53,3 @@ def lock_directory(
             file.truncate(0)
             file.write(f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
-
-
