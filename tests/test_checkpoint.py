@@ -10,7 +10,7 @@ from nfx.checkpoint import (
     CheckpointError,
     CheckpointStore,
     leaf_digests,
-    restore_newest,
+    restore_latest,
     tree_digest,
 )
 
@@ -79,7 +79,7 @@ def test_the_best_is_kept_beside_the_latest(store):
 
 def test_training_goes_on_from_the_latest_and_not_from_the_best(store):
     save_scored(store, {1: 0.9, 2: 0.1, 3: 0.2})
-    step, found = restore_newest(store, state())
+    step, found = restore_latest(store, state())
     assert step == 3
     assert tree_digest(found) == tree_digest(state(3))
 

@@ -10,7 +10,7 @@ from nfx.checkpoint._fallback import (
     damaged_checkpoints as damaged_checkpoints,
     damaged_folder as damaged_folder,
     first_whole as first_whole,
-    restore_newest as restore_newest,
+    restore_latest as restore_latest,
 )
 from nfx.checkpoint._files import find_damage as find_damage
 from nfx.checkpoint._store import CheckpointStore as CheckpointStore, Which as Which

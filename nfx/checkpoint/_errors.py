@@ -63,7 +63,7 @@ def readable(directory: Path, step: int) -> Iterator[None]:
         raise CheckpointError(
             f"The checkpoint of step {step} in {str(directory)!r} cannot be read: "
             f"{first_line(error)}. That need not be damage: see to the permissions, the disk and "
-            "the memory, and try again. If it stays so, move the folder of that step elsewhere."
+            "the memory, and try again. If it stays so, move the directory of that step elsewhere."
         ) from error
 
 

@@ -11,19 +11,19 @@ from nfx.checkpoint._errors import CheckpointError, DamagedError
 from nfx.checkpoint._store import CheckpointStore, State
 
 
-def restore_newest(
+def restore_latest(
     store: CheckpointStore,
     like: State,
     *,
-    newest: int | None = None,
+    latest: int | None = None,
 ) -> tuple[int, State] | None:
-    """Loads the newest checkpoint that is whole, and puts damaged ones after it aside.
+    """Loads the latest checkpoint that is whole, and puts damaged ones after it aside.
 
     Args:
         store: The checkpoints. Its `warn` is told of each damaged one, and where it is moved:
             beside the directory, into `NAME.damaged`.
         like: See `CheckpointStore.restore`.
-        newest: The step to begin with, by default the latest that is seen here.
+        latest: The step to begin with, by default the latest that is seen here.
 
     Returns:
         Its step and state; None if there is no checkpoint at all.
@@ -32,8 +32,8 @@ def restore_newest(
         CheckpointError: If there are checkpoints and all are damaged, with what is wrong with
             each; or if one cannot be read or is of another model. Nothing is moved then.
     """
-    seen = [step for step in store.steps() if newest is None or step < newest]
-    found, damaged = first_whole(store, like, [*([] if newest is None else [newest]), *seen[::-1]])
+    seen = [step for step in store.steps() if latest is None or step < latest]
+    found, damaged = first_whole(store, like, [*([] if latest is None else [latest]), *seen[::-1]])
     if damaged and found is None:
         reasons = "\n".join(f"- {error.found}" for error in damaged.values())
         raise CheckpointError(
@@ -104,6 +104,6 @@ def _move(directory: Path, aside: Path, steps: Collection[int]) -> None:
     except OSError as error:
         raise CheckpointError(
             f"Damaged checkpoints of {str(directory)!r} cannot be moved into {str(aside)!r} "
-            f"({error.strerror or error}). Move the folders of these steps elsewhere, and try "
+            f"({error.strerror or error}). Move the directories of these steps elsewhere, and try "
             f"again: {', '.join(map(str, steps))}."
         ) from error

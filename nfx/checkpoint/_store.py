@@ -354,6 +354,6 @@ def _advice(earlier: list[int]) -> str:
     if not earlier:
         return "There is no earlier one to fall back on: put back a copy of it, or start anew."
     return (
-        "Remove the folder of that step to fall back on an earlier one: "
+        "Remove the directory of that step to fall back on an earlier one: "
         f"{', '.join(map(str, earlier))}."
     )

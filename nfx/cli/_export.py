@@ -30,7 +30,7 @@ class ExportCommand:
         weights: Beside the program in a file, or baked into it: for small models.
         batch_size: Images of a call; symbolic is any number.
         dtype: What to compute in.
-        random: Export the model that is named, with random weights.
+        random: Export the model that is named, with fresh parameters.
         offline: Look for weights in the cache only.
     """
 

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     continues = {"--resume", "--resume-if-begun"} & {word.replace("_", "-") for word in training}
     if (run_dir / "config.json").exists() and not continues:
         raise ValueError(
-            f"{str(run_dir)!r} holds a run already. Continue it with --resume, or choose another "
+            f"{str(run_dir)!r} holds a run already. Resume it with --resume, or choose another "
             "--run-dir."
         )
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -128,6 +128,6 @@ def _run_directory(training: Sequence[str]) -> Path:
     if list(training[:1]) != ["train"] or not known.run_dir:
         raise ValueError(
             f"`nfx launch` got {' '.join(training) or 'nothing'!r} to run, and runs a training "
-            "that it can continue: nfx launch --hosts N -- train --run-dir DIR ..."
+            "that it can resume: nfx launch --hosts N -- train --run-dir DIR ..."
         )
     return Path(known.run_dir).expanduser()

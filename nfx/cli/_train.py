@@ -42,7 +42,7 @@ _DESCRIPTION = """Train a normalizer-free network.
 Without options it trains a small NFNet on the photos of clothes that nfx carries. Options change
 the recipe; --recipe chooses the one to start from, of those that `nfx recipes` lists. With --data
 DIR that is "folder". A run writes config.json, recipe.toml, metrics.jsonl, checkpoints/ and
-result.json into its run directory, and can be stopped at any time and continued with --run-dir DIR
+result.json into its run directory, and can be stopped at any time and resumed with --run-dir DIR
 --resume.
 """
 

@@ -140,7 +140,7 @@ def save_classifier(classifier: Classifier, path: str | Path) -> None:
 def random_classifier(
     name: str, *, class_names: Sequence[str] | None = None, image_size: int | None = None
 ) -> Classifier:
-    """Returns a model with random weights, of RGB images, which classifies nothing.
+    """Returns a model with fresh parameters, of RGB images, which classifies nothing.
 
     Args:
         name: The model's name.

@@ -33,7 +33,7 @@ def export(
         class_names: Names of the classes, for weights that do not come with them.
         image_size: Side of the images; by default what the run was trained on, or the model's
             test size.
-        random: Take random weights, as for benchmarks.
+        random: Take fresh parameters, as for benchmarks.
         options: What kind of program.
         offline: Whether to look for weights in the cache only.
 
@@ -74,7 +74,7 @@ def _check_has_weights(what: str | Path) -> None:
         raise ValueError(
             f"{str(what)!r} is the name of a model and has no weights: give a run directory, a "
             "file of weights (with --model), a name on the Hugging Face Hub as "
-            "'timm/dm_nfnet_f0.dm_in1k', or --random for random weights."
+            "'timm/dm_nfnet_f0.dm_in1k', or --random for fresh parameters."
         )
 
 

@@ -94,13 +94,13 @@ class Findings:
 
 
 def load_checkpoint(directory: RunDirectory, parts: Parts, mesh: Mesh, step: Which) -> Checkpoint:
-    """Loads a checkpoint, or the newest that is whole. Nothing is written, moved or removed.
+    """Loads a checkpoint, or the latest that is whole. Nothing is written, moved or removed.
 
     Args:
         directory: The run, which may be going on.
         parts: What its recipe stands for.
         mesh: Where the state will live.
-        step: The step of the checkpoint, or "best"; None for the newest.
+        step: The step of the checkpoint, or "best"; None for the latest.
 
     Raises:
         CheckpointError: If there is no checkpoint of the step that was asked for, or it is damaged.
@@ -111,8 +111,8 @@ def load_checkpoint(directory: RunDirectory, parts: Parts, mesh: Mesh, step: Whi
             found = store.find(step)
             return Checkpoint(found, store.restore(like, step=found), ())
         found, damaged = first_whole(store, like, store.steps()[::-1])
-    newest, state = found or (0, None)
-    return Checkpoint(newest, state, list(map(str, damaged.values())))
+    latest, state = found or (0, None)
+    return Checkpoint(latest, state, list(map(str, damaged.values())))
 
 
 def find_out(

@@ -1,4 +1,4 @@
-"""The directory of a run: a new one, or that of a run to continue."""
+"""The directory of a run: a new one, or that of a run to resume."""
 
 import dataclasses
 import functools as ft
@@ -23,16 +23,16 @@ from nfx.train import (
 
 
 def resumes(options: RunOptions) -> bool:
-    """Whether a run is to be continued, and not begun."""
+    """Whether a run is resumed, and not begun."""
     return options.resume or (options.resume_if_begun and has_begun(options.run_dir))
 
 
 def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
-    """Creates the directory of a new run, or opens that of one to continue, for all processes.
+    """Creates the directory of a new run, or opens that of one to resume, for all processes.
 
     Args:
         recipe: What is trained.
-        options: Where, and whether to continue.
+        options: Where, and whether to resume.
         parts: What the recipe stands for.
         name: What to call the recipe in the name of a new run directory.
 

@@ -81,7 +81,7 @@ def gather_report(
     Args:
         directory: The run, which may be going on.
         mesh: Devices to use.
-        step: The step of the checkpoint, or "best"; None for the newest that is whole.
+        step: The step of the checkpoint, or "best"; None for the latest that is whole.
         data: Where its images are now, if not where they were.
         say: Is told what is being done.
 

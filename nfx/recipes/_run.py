@@ -50,7 +50,7 @@ def train(
     name: str = "custom",
     stop: StopRequest | None = None,
 ) -> RunDirectory:
-    """Runs a recipe, or continues it, and writes the run directory.
+    """Runs a recipe, or resumes it, and writes the run directory.
 
     Of several processes all must call it, with a run directory that they share; one of them
     writes: see `nfx.train.initialize_processes`.
@@ -164,7 +164,7 @@ def _stopped(stop: StopRequest, step: int, directory: RunDirectory) -> TrainingS
     """What a run that was stopped says."""
     received = stop.signal or signal.SIGTERM  # another process received it
     return TrainingStopped(
-        f"Stopped by {received.name} after step {step:,}, which is saved. Continue, to the same "
+        f"Stopped by {received.name} after step {step:,}, which is saved. Resume, to the same "
         f"bits as if it had not stopped:\n  nfx train --run-dir {_shown(directory.path)} --resume",
         received,
     )

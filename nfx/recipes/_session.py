@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from nfx.checkpoint import CheckpointStore, restore_newest
+from nfx.checkpoint import CheckpointStore, restore_latest
 from nfx.data import ImageError, Images, kept_batch, training_indices
 from nfx.recipes._build import abstract_batch, Parts
 from nfx.recipes._evaluation import compile_evaluation, evaluate_state, RunEvaluation
@@ -136,11 +136,11 @@ class Session:
         """The last checkpoint that is whole, or where there is none the state of step 0."""
         parts, store, mesh = self.parts, self.store, self.feed.mesh
         store.wait()
-        newest = number_of_first(max(store.steps(), default=-1))
-        if newest < 0:
+        latest = number_of_first(max(store.steps(), default=-1))
+        if latest < 0:
             return jax.block_until_ready(self._new_state()), ()
         like = abstract_state(parts.build_model, parts.optimizer, mesh)
-        restored = restore_newest(store, like, newest=newest)
+        restored = restore_latest(store, like, latest=latest)
         assert restored is not None  # there is one, or it raises
         step, state = restored
         self.display.say(f"Resumed from the checkpoint of step {step:,}.")

@@ -19,7 +19,7 @@ from nfx.checkpoint import (
     CheckpointStore,
     damaged_checkpoints,
     DamagedError,
-    restore_newest,
+    restore_latest,
     tree_digest,
 )
 from nfx.checkpoint._files import list_files
@@ -95,7 +95,7 @@ def test_damage_to_any_file_is_seen_and_named_and_the_checkpoint_before_it_loade
         damage(copy / "2" / file, change)
         warnings = []
         with CheckpointStore(copy, warn=warnings.append) as store:
-            step, found = restore_newest(store, state())
+            step, found = restore_latest(store, state())
             assert (step, tree_digest(found)) == (1, tree_digest(state(1))), file
             assert store.progress(step) == PROGRESS
             assert store.steps() == [1]
@@ -166,7 +166,7 @@ def test_if_no_checkpoint_is_good_all_are_listed_and_kept(whole, tmp_path):
         damage(copy / str(step) / "record" / "metadata", truncate)
     with CheckpointStore(copy) as store:
         with pytest.raises(CheckpointError, match="None of the 2 checkpoints") as error:
-            restore_newest(store, state())
+            restore_latest(store, state())
         assert store.steps() == [1, 2]
     assert "step 1" in str(error.value)
     assert "step 2" in str(error.value)
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_read_is_no_damage(whole, tmp_path, monkeypatch, n
         patch.setattr(_files.Path, "read_bytes", failing(_files.Path.read_bytes))
         message = rf"of step 2 in .* cannot be read: its file .*{name}' gives an error .*try again"
         with pytest.raises(CheckpointError, match=message):
-            restore_newest(store, state())
+            restore_latest(store, state())
         if name != "_METADATA":  # which is not read for the scores
             with pytest.raises(CheckpointError, match=message):
                 CheckpointStore(copy)
@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_read_is_no_damage(whole, tmp_path, monkeypatch, n
                 assert tree_digest(looked_at.restore(state(), step=1)) == tree_digest(state(1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
     with CheckpointStore(copy) as store:
-        assert restore_newest(store, state())[0] == 2
+        assert restore_latest(store, state())[0] == 2
 
 
 def test_a_whole_checkpoint_of_another_model_is_not_put_aside(whole, tmp_path):
@@ -213,13 +213,13 @@ def test_a_whole_checkpoint_of_another_model_is_not_put_aside(whole, tmp_path):
     with CheckpointStore(copy) as store:
         store.save(3, {"other": jnp.zeros(2)}, blocking=True)
         with pytest.raises(CheckpointError, match=r"step 3 .* of another model"):
-            restore_newest(store, state())
+            restore_latest(store, state())
         assert store.steps() == [1, 2, 3]
 
 
 def test_no_checkpoint_is_no_damage(tmp_path):
     with CheckpointStore(tmp_path) as store:
-        assert restore_newest(store, state()) is None
+        assert restore_latest(store, state()) is None
 
 
 def test_a_step_whose_checkpoint_was_damaged_is_saved_again(whole, tmp_path):
@@ -227,7 +227,7 @@ def test_a_step_whose_checkpoint_was_damaged_is_saved_again(whole, tmp_path):
     shutil.copytree(whole, copy)
     damage(copy / "2" / "record" / "metadata", truncate)
     with CheckpointStore(copy) as store:
-        assert restore_newest(store, state())[0] == 1
+        assert restore_latest(store, state())[0] == 1
         store.save(2, state(7), blocking=True)
         assert tree_digest(store.restore(state(), step=2)) == tree_digest(state(7))
 
@@ -318,7 +318,7 @@ def test_damaged_ones_that_cannot_be_moved_are_named(whole, tmp_path, monkeypatc
         CheckpointStore(tmp_path / "checkpoints") as store,
         pytest.raises(CheckpointError, match=r"elsewhere, and try again: 2\."),
     ):
-        restore_newest(store, state())
+        restore_latest(store, state())
     assert "nfx: checkpoints are put aside" in met  # where the other processes wait
 
 
