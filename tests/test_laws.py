@@ -22,6 +22,7 @@ from nfx.testing import (
     STANDARDIZATION_LAWS,
 )
 from nfx.testing._clipping_subject import clipping_subject
+from nfx.testing._law import matching_leaves
 from nfx.testing._standardization import StandardizationSubject
 from tests import planted
 
@@ -82,6 +83,16 @@ def test_what_would_hold_of_anything_is_no_law():
             check_sharding_invariant(jnp.sin, *arguments)
     clipper, like = nfx.optim.adaptive_grad_clip(0.01, units=()), {"scale": jnp.zeros(())}
     assert check_clipping(clipper, like=like, units=(), laws=["sharding"]) == ()
+
+
+def test_leaves_that_are_not_there_are_counted():
+    expected = {"a": 1, "b": 1, "c": 1}
+    for found, message in (
+        ({"a": 1}, "'b' is missing, and so are 1 more"),
+        ({"a": 1, "b": 1}, r"'c' is missing\."),
+    ):
+        with pytest.raises(LawViolation, match=message):
+            list(matching_leaves(found, expected))
 
 
 def test_examples_may_be_mapped_by_a_model_with_an_optional_key():

@@ -76,7 +76,7 @@ def make_differentiate(
     Inside, each device knows the gradient of its own examples. It adds up what its microbatches
     give, in the dtype of the parameters, and that is added up over the devices, once.
     """
-    normalized_over = None if frozen_statistics else batch_axes(mesh)
+    share = _make_share(preprocessing, precision, None if frozen_statistics else batch_axes(mesh))
 
     def local(
         model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
@@ -88,25 +88,15 @@ def make_differentiate(
             mixes=preprocessing.augmentation.mixes,
             batch_normalized=statistics is not None and not frozen_statistics,
         )
-
-        def share(model: PyTree, examples: _Examples) -> tuple[Float[Array, ""], PyTree]:
-            """What some examples add to the mean loss."""
-            (images, labels), indices = examples
-            images, targets, keys = augment_examples(
-                preprocessing, images, labels, key, step, indices, model.head.bias.shape[0]
-            )
-            logits, new_statistics = apply_precisely(
-                precision, model, statistics, images, keys, batch_axes=normalized_over
-            )
-            losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
-            return jnp.sum(losses) / (count * batch_shards(mesh)), new_statistics
-
-        of = lambda examples: jax.value_and_grad(share, has_aux=True)(model, examples)
+        whole = count * batch_shards(mesh)
+        loss_and_gradients = lambda examples: jax.value_and_grad(share, has_aux=True)(
+            model, statistics, examples, key, step, whole
+        )
         examples = (batch, local_example_indices(mesh, count))
         if microbatches == 1:
-            (loss, statistics), gradients = of(examples)
+            (loss, statistics), gradients = loss_and_gradients(examples)
         else:
-            loss, gradients = _accumulate(of, model, examples, mesh, microbatches)
+            loss, gradients = _accumulate(loss_and_gradients, model, examples, mesh, microbatches)
         return (jax.lax.psum(loss, batch_axes(mesh)), statistics), gradients
 
     return shard_gradients(
@@ -119,8 +109,34 @@ def make_differentiate(
     )
 
 
+def _make_share(
+    preprocessing: Preprocessing, precision: Precision, normalized_over: tuple[str, ...] | None
+) -> Callable[..., tuple[Float[Array, ""], PyTree]]:
+    """Makes what some examples add to the mean loss of a whole batch, and the next statistics."""
+
+    def share(
+        model: PyTree,
+        statistics: PyTree,
+        examples: _Examples,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+        whole: int,
+    ) -> tuple[Float[Array, ""], PyTree]:
+        (images, labels), indices = examples
+        images, targets, keys = augment_examples(
+            preprocessing, images, labels, key, step, indices, model.head.bias.shape[0]
+        )
+        logits, statistics = apply_precisely(
+            precision, model, statistics, images, keys, batch_axes=normalized_over
+        )
+        losses = smoothed_cross_entropy(logits, targets, preprocessing.label_smoothing)
+        return jnp.sum(losses) / whole, statistics
+
+    return share
+
+
 def _accumulate(
-    of: Callable[[_Examples], tuple[tuple[Array, Any], PyTree]],
+    loss_and_gradients: Callable[[_Examples], tuple[tuple[Array, Any], PyTree]],
     model: PyTree,
     examples: _Examples,
     mesh: Mesh,
@@ -130,7 +146,7 @@ def _accumulate(
     parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), examples)
 
     def add(sums: PyTree, part: _Examples) -> tuple[PyTree, None]:
-        (loss, _), gradients = of(part)
+        (loss, _), gradients = loss_and_gradients(part)
         return jax.tree.map(jnp.add, sums, (loss, gradients)), None
 
     # A loop's sums have to be what they become: as different between devices as their terms are.

@@ -205,10 +205,15 @@ def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
     def train_step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[TrainState, Metrics]:
-        at = lambda model: differentiate(model, state.statistics, batch, key, state.step)
-        (loss, statistics), gradients = at(state.model)
+        differentiate_at = lambda model: differentiate(
+            model, state.statistics, batch, key, state.step
+        )
+        (loss, statistics), gradients = differentiate_at(state.model)
         updates, opt_state = optimizer.update(
-            gradients, state.opt_state, state.model, grad_fn=lambda model, _: at(model)[1]
+            gradients,
+            state.opt_state,
+            state.model,
+            grad_fn=lambda model, _: differentiate_at(model)[1],
         )
         metrics = {
             "loss": loss,
