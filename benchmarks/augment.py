@@ -5,7 +5,7 @@
     taskset -c 0 python benchmarks/augment.py --step         # and its share of a step of NFNet-F0
 
 CPU time of an image, in batches, by compiled programs and timm's transforms called in turn in one
-process. All end with normalisation. timm's RandAugment has fifteen operations, of which each is
+process. All end with normalization. timm's RandAugment has fifteen operations, of which each is
 applied always here, as in the paper (half the time is its default); its MixUp and CutMix draw for
 each image, and it starts from decoded images as ours does. `--no-timm` leaves it out.
 """

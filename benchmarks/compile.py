@@ -4,7 +4,7 @@
     python benchmarks/compile.py --models nfnet_f0 nfnet_f6 --programs forward
 
 From shapes alone: nothing is allocated or run. CPU seconds of tracing, lowering and compiling, and
-the instructions of the optimised program.
+the instructions of the optimized program.
 """
 
 import argparse

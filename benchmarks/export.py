@@ -4,7 +4,7 @@
     python benchmarks/export.py --model nfnet_nano --image-size 32
 
 Random weights. "To the first logits" is what a fresh process needs, imports included: to load the
-artefact, compile it and run it on one image, against building the same model, standardizing its
+artifact, compile it and run it on one image, against building the same model, standardizing its
 weights and compiling that. The steady state compares the two in one process, called in turn.
 Weights are baked into a program of the small model only: XLA takes long over large constants.
 """
@@ -27,19 +27,19 @@ import numpy as np
 import nfx
 from nfx.aot import export_classifier, ExportOptions, pixels_to_logits
 from nfx.graph import fold_weight_standardization
-from nfx.serving import ImageFormat, load_artefact, save_artefact
+from nfx.serving import ImageFormat, load_artifact, save_artifact
 
 
 BAKED = "nfnet_nano"
 
-# Each in a process of its own: the artefact, and the model.
+# Each in a process of its own: the artifact, and the model.
 FROM_ARTEFACT = """
 import sys
 import numpy as np
-from nfx.serving import load_artefact
+from nfx.serving import load_artifact
 
-artefact = load_artefact(sys.argv[1])
-artefact.logits(np.zeros((1, *artefact.manifest.images.shape), np.uint8)).block_until_ready()
+artifact = load_artifact(sys.argv[1])
+artifact.logits(np.zeros((1, *artifact.manifest.images.shape), np.uint8)).block_until_ready()
 """
 FROM_MODEL = """
 import sys
@@ -72,16 +72,16 @@ def jitted(size):
 
 
 def exported(name, model, size, path, weights):
-    """Writes an artefact; returns the seconds it took."""
+    """Writes an artifact; returns the seconds it took."""
     began = time.perf_counter()
-    artefact = export_classifier(
+    artifact = export_classifier(
         model,
         name=name,
         images=image_format(size),
         class_names=[str(label) for label in range(1000)],
         options=ExportOptions(weights=weights),
     )
-    save_artefact(artefact, path)
+    save_artifact(artifact, path)
     return time.perf_counter() - began
 
 
@@ -139,14 +139,14 @@ def report_sizes(name, size, path):
     platforms = ", ".join(json.loads((path / "manifest.json").read_text())["platforms"])
     print(f"| exported for {platforms} | {seconds:.1f} s |")
     print(
-        f"| artefact, of which the program | {size_in_megabytes(path):.1f} MB, {program:.2f} MB |"
+        f"| artifact, of which the program | {size_in_megabytes(path):.1f} MB, {program:.2f} MB |"
     )
     small, shown = jax.jit(build(BAKED))(), []
     for weights in ("separate", "baked"):
         small_path = path.with_name(f"{weights}.nfx")
         seconds = exported(BAKED, small, 32, small_path, weights)
         began = time.perf_counter()
-        load_artefact(small_path).logits(np.zeros((1, 32, 32, 3), np.uint8)).block_until_ready()
+        load_artifact(small_path).logits(np.zeros((1, 32, 32, 3), np.uint8)).block_until_ready()
         first = time.perf_counter() - began
         shown.append(f"{size_in_megabytes(small_path):.2f} MB, {seconds:.1f} s, {first:.1f} s")
     print(f"| {BAKED}, separate: size, export, load to first logits | {shown[0]} |")
@@ -154,24 +154,24 @@ def report_sizes(name, size, path):
 
 
 def report_first_logits(name, size, path):
-    from_artefact = seconds_of_process(FROM_ARTEFACT, path)
+    from_artifact = seconds_of_process(FROM_ARTEFACT, path)
     from_model = seconds_of_process(FROM_MODEL, name, size, Path(__file__).parent)
     print(
-        f"| process to first logits: artefact, model, ratio | {from_artefact:.1f} s, "
-        f"{from_model:.1f} s, {from_artefact / from_model:.2f} |"
+        f"| process to first logits: artifact, model, ratio | {from_artifact:.1f} s, "
+        f"{from_model:.1f} s, {from_artifact / from_model:.2f} |"
     )
 
 
 def report_steady_state(name, size, path, batches, rounds):
-    artefact, run = load_artefact(path), jitted(size)
+    artifact, run = load_artifact(path), jitted(size)
     model = jax.block_until_ready(jax.jit(folded(build(name)))())
     for batch in batches:
         images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
         ours, theirs, ratio = steady_seconds(
-            artefact.logits, lambda x: run(model, x), images, rounds
+            artifact.logits, lambda x: run(model, x), images, rounds
         )
         print(
-            f"| running, batch {batch}: artefact, jitted folded model, ratio | "
+            f"| running, batch {batch}: artifact, jitted folded model, ratio | "
             f"{ours * 1e3:.1f} ms, {theirs * 1e3:.1f} ms, {ratio:.2f} |"
         )
 

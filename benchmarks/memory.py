@@ -1,4 +1,4 @@
-"""What rematerialisation saves, and what it costs: from shapes alone.
+"""What rematerialization saves, and what it costs: from shapes alone.
 
     python benchmarks/memory.py                                   # NFNet-F3, 320 px, batch 8
     python benchmarks/memory.py --model nfnet_f0 --size 192

@@ -1,4 +1,4 @@
-"""Train a small NFNet in pure JAX: no command, no trainer, a dozen lines of optimisation.
+"""Train a small NFNet in pure JAX: no command, no trainer, a dozen lines of optimization.
 
 Run it with `python examples/quickstart.py`; it takes half a minute on two cores.
 """

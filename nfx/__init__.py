@@ -1,6 +1,6 @@
 """Normalizer-free convolutional networks as compilable pytrees.
 
-Everything is loaded when first used, so that `import nfx` costs nothing and initialises no
+Everything is loaded when first used, so that `import nfx` costs nothing and initializes no
 backend.
 """
 

@@ -6,7 +6,7 @@ from tests.flags import QUICK_COMPILES
 
 
 # Before JAX starts: eight virtual devices, for meshes without accelerators; and no time spent on
-# optimising programs (convolutions are library calls either way).
+# optimizing programs (convolutions are library calls either way).
 _FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILES}"
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu is there to compile with, and knows other flags

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 
-# No time for optimising, and one thread a program. What used to emit loops before JAX 0.11 compiles
+# No time for optimizing, and one thread a program. What used to emit loops before JAX 0.11 compiles
 # twice as fast.
 _FLAGS = {"--xla_backend_optimization_level=0": True,
           "--xla_cpu_parallel_codegen_split_count=1": True,

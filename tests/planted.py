@@ -332,7 +332,7 @@ class ReversedKeys(nn.Stack):
 
 
 class RoundedGradients(nn.Stack):
-    """The same outputs, and gradients in bfloat16: as of a too thrifty rematerialisation."""
+    """The same outputs, and gradients in bfloat16: as of a too thrifty rematerialization."""
 
     def __call__(self, x, *, keys=None):
         rounded = lambda leaf: leaf.astype(jnp.bfloat16).astype(leaf.dtype)

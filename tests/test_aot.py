@@ -252,7 +252,7 @@ def test_unknown_numbers_stay_unknown(product):
     assert unknown.arithmetic_intensity is None
     assert printed(aot.report_table(unknown)).count("unknown") == 10  # with the intensity
     ratios = {row.quantity: row.ratio for row in aot.diff(product.report, unknown)}
-    assert ratios["optimised HLO instructions"] is None
+    assert ratios["optimized HLO instructions"] is None
     reduced = dataclasses.replace(unknown, collectives=(aot.Collective("all-reduce", 2, 2048),))
     differences = {row.quantity: row[1:] for row in aot.diff(unknown, reduced)}
     assert differences["collectives: all-reduce"] == (None, 2, None)

@@ -58,13 +58,13 @@ def test_flips_mirror_half_of_the_images(key):
     assert 0.4 < mirrored.mean() < 0.6
 
 
-def test_normalisation_is_per_channel():
+def test_normalization_is_per_channel():
     image = jnp.asarray([[[0, 255, 51]]], jnp.uint8)
     out = normalize(image, (0.5, 0.5, 0.2), (0.5, 0.25, 1.0))
     np.testing.assert_allclose(out[0, 0], [-1, 2, 0], atol=1e-6)
 
 
-def test_normalisation_takes_bytes_and_the_same_pixels_as_float32(key):
+def test_normalization_takes_bytes_and_the_same_pixels_as_float32(key):
     image = jax.random.bits(key, (5, 4, 3), jnp.uint8)
     scales = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = normalize(image, *scales)
@@ -129,7 +129,7 @@ def batch(key, count=8):
         (Augmentation(flip=False, mixup_alpha=0.5, cutmix=True), [0, 1, 4, 5], [2, 3, 6, 7]),
     ],
 )
-def test_neighbours_mix_and_labels_follow(key, augmentation, mixed_up, cut):
+def test_neighbors_mix_and_labels_follow(key, augmentation, mixed_up, cut):
     inputs = batch(key)
     images, targets = jax.jit(lambda *args: augment_batch(augmentation, *args, **UNIT))(*inputs)
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
@@ -189,7 +189,7 @@ def test_the_paper_mixes_bytes_then_augments_what_is_rounded_down(key):
     assert (np.asarray(mixed) % 1 != 0).any()
     out, _ = run(Augmentation(**options), inputs, raw)
     one = lambda pair: randaugment(*pair, layers=2, level=10)
-    # Normalisation by 255 and back moves bytes by less than the guard.
+    # Normalization by 255 and back moves bytes by less than the guard.
     as_bytes = jnp.floor(mixed + 1e-3).astype(jnp.uint8)
     expected = jax.jit(lambda *pair: jax.lax.map(one, pair))(
         stage_keys(keys, "randaugment"), as_bytes
@@ -208,7 +208,7 @@ def test_pixels_in_float32_overshoot_into_randaugment_as_clipped_bytes(key):
 
 
 def test_normalized_images_are_mixed_where_the_order_says_so(key):
-    """Mixing and normalising commute but for rounding, RandAugment aside."""
+    """Mixing and normalizing commute but for rounding, RandAugment aside."""
     inputs = byte_batch(key)
     outs = [
         run(Augmentation(mixup_alpha=0.2, cutmix=True, order=order), inputs)[0]

@@ -162,7 +162,7 @@ def test_a_stack_is_a_program_of_the_same_cost(capsys):
 
 
 @pytest.mark.slow
-def test_rematerialised_blocks_compute_more(capsys):
+def test_rematerialized_blocks_compute_more(capsys):
     step = ["compile", "nfnet_micro", *NANO[2:], "--stack", "--remat"]
     flops = [compiled(capsys, *step, remat)[0]["graph_flops"] for remat in ("none", "full")]
     assert flops[1] > 1.02 * flops[0]  # two of its seven blocks are in a stack

@@ -55,7 +55,7 @@ def test_a_damaged_orientation_is_none(exif):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
-def test_inks_become_colours(form):
+def test_inks_become_colors(form):
     inks = np.zeros((16, 64, 4), np.uint8)
     for place in range(4):
         inks[:, 16 * place : 16 * (place + 1), place] = 255
@@ -65,13 +65,13 @@ def test_inks_become_colours(form):
     np.testing.assert_allclose(found[8, 8::16].astype(int), expected, rtol=0, atol=2)
 
 
-def test_gray_and_colour_become_each_other():
+def test_gray_and_color_become_each_other():
     gray = noise(0, 5, 7, 1)
     np.testing.assert_array_equal(pixels_of(encode(gray, "PNG"), 1), gray[:, :, 0])
     np.testing.assert_array_equal(pixels_of(encode(gray, "PNG"), 3), gray.repeat(3, 2))
-    colour = noise(0, 5, 7)
-    luma = colour @ [0.299, 0.587, 0.114]  # ITU-R BT.601
-    np.testing.assert_allclose(pixels_of(encode(colour, "PNG"), 1), luma, rtol=0, atol=0.51)
+    color = noise(0, 5, 7)
+    luma = color @ [0.299, 0.587, 0.114]  # ITU-R BT.601
+    np.testing.assert_allclose(pixels_of(encode(color, "PNG"), 1), luma, rtol=0, atol=0.51)
 
 
 def test_palettes_are_looked_up():

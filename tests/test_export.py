@@ -1,4 +1,4 @@
-"""Artefacts: the same numbers as the model, anywhere, and nothing from what is not whole."""
+"""Artifacts: the same numbers as the model, anywhere, and nothing from what is not whole."""
 
 import dataclasses
 import json
@@ -20,19 +20,19 @@ from nfx.cli import main
 from nfx.models import initial_statistics
 from nfx.recipes import get_recipe
 from nfx.serving import (
-    ArtefactError,
+    ArtifactError,
     FORMAT,
     ImageFormat,
-    load_artefact,
+    load_artifact,
     predict_images,
-    save_artefact,
+    save_artifact,
 )
 from nfx.train import RunDirectory
 from tests.disk import full_disk
 from tests.flags import QUICK_COMPILES
 
 
-# One worker runs them all: they share artefacts.
+# One worker runs them all: they share artifacts.
 pytestmark = pytest.mark.xdist_group("export")
 
 ROOT = Path(__file__).parents[1]
@@ -100,18 +100,18 @@ def nano():
 
 
 @pytest.fixture(scope="module")
-def artefact(nano):
+def artifact(nano):
     return export(*nano, name="nfnet_nano")
 
 
 @pytest.fixture(scope="module")
-def saved(artefact, tmp_path_factory):
-    return save_artefact(artefact, tmp_path_factory.mktemp("artefacts") / "nano.nfx")
+def saved(artifact, tmp_path_factory):
+    return save_artifact(artifact, tmp_path_factory.mktemp("artifacts") / "nano.nfx")
 
 
 @pytest.fixture
-def copy(artefact, tmp_path):
-    return save_artefact(artefact, tmp_path / "copy.nfx")
+def copy(artifact, tmp_path):
+    return save_artifact(artifact, tmp_path / "copy.nfx")
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_the_models_at_any_batch(name, tmp_path):
     model, statistics = build(name)
-    path = save_artefact(export(model, statistics), tmp_path / "model.nfx")
-    loaded = load_artefact(path)
+    path = save_artifact(export(model, statistics), tmp_path / "model.nfx")
+    loaded = load_artifact(path)
     images = pixels(8)
     expected = reference(model, statistics, images)
     scale = np.abs(expected).max()
@@ -140,30 +140,30 @@ def test_logits_are_the_models_at_any_batch(name, tmp_path):
         np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-5 * scale)
 
 
-def test_weights_are_standardized_before_and_not_in_the_program(artefact):
-    assert "rsqrt" not in artefact.program.mlir_module()
+def test_weights_are_standardized_before_and_not_in_the_program(artifact):
+    assert "rsqrt" not in artifact.program.mlir_module()
     assert "rsqrt" in export(*build("se_resnext_micro")).program.mlir_module()
 
 
-def test_weights_baked_in_are_the_weights_beside(nano, artefact, tmp_path):
-    path = save_artefact(export(*nano, weights="baked"), tmp_path / "baked.nfx")
+def test_weights_baked_in_are_the_weights_beside(nano, artifact, tmp_path):
+    path = save_artifact(export(*nano, weights="baked"), tmp_path / "baked.nfx")
     assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "program.bin"]
     count = nfx._tree.parameter_count(nano[0])
     assert (path / "program.bin").stat().st_size > 4 * count // 2  # standardized gains are gone
     images = pixels(3)
-    baked, separate = load_artefact(path).logits(images), artefact.logits(images)
+    baked, separate = load_artifact(path).logits(images), artifact.logits(images)
     np.testing.assert_allclose(baked, separate, rtol=1e-5, atol=1e-5)
 
 
 def test_one_program_serves_platforms_that_are_not_here(saved):
     assert {device.platform for device in jax.devices()} == {"cpu"}
-    loaded = load_artefact(saved)
+    loaded = load_artifact(saved)
     assert loaded.program.platforms == loaded.manifest.platforms == ("cpu", "tpu", "cuda")
     text = loaded.program.mlir_module()
     assert "stablehlo.convolution" in text
 
 
-def test_the_manifest_says_what_the_artefact_is(saved, nano):
+def test_the_manifest_says_what_the_artifact_is(saved, nano):
     document = json.loads((saved / "manifest.json").read_text())
     assert document["format"] == FORMAT == 2
     assert document["images"] == {**dataclasses.asdict(IMAGES), "mean": [0.4, 0.5, 0.6],
@@ -177,29 +177,29 @@ def test_the_manifest_says_what_the_artefact_is(saved, nano):
     }  # fmt: skip
     assert {name: document[name] for name in expected} == expected
     assert sorted(document["files"]) == ["program.bin", "weights.safetensors"]
-    assert load_artefact(saved).manifest.images == IMAGES
+    assert load_artifact(saved).manifest.images == IMAGES
 
 
-def test_a_batch_of_its_own_is_filled_up(nano, artefact, folder, tmp_path):
+def test_a_batch_of_its_own_is_filled_up(nano, artifact, folder, tmp_path):
     fixed = export(*nano, batch_size=2)
-    fixed = load_artefact(save_artefact(fixed, tmp_path / "fixed.nfx"))
+    fixed = load_artifact(save_artifact(fixed, tmp_path / "fixed.nfx"))
     for count in (2, 3):
         images = pixels(count)
         found = np.asarray(fixed.logits(images))
-        np.testing.assert_allclose(found, artefact.logits(images), rtol=1e-5, atol=1e-5)
-    ours, theirs = (list(predict_images(one, [folder])) for one in (fixed, artefact))
+        np.testing.assert_allclose(found, artifact.logits(images), rtol=1e-5, atol=1e-5)
+    ours, theirs = (list(predict_images(one, [folder])) for one in (fixed, artifact))
     assert len(ours) == 3
     assert [p.classes[0].name for p in ours] == [p.classes[0].name for p in theirs]
 
 
-def test_bfloat16_is_computed_in_and_stored(nano, artefact, tmp_path):
-    path = save_artefact(export(*nano, dtype="bfloat16"), tmp_path / "half.nfx")
-    loaded = load_artefact(path)
+def test_bfloat16_is_computed_in_and_stored(nano, artifact, tmp_path):
+    path = save_artifact(export(*nano, dtype="bfloat16"), tmp_path / "half.nfx")
+    loaded = load_artifact(path)
     assert {str(leaf.dtype) for leaf in loaded.weights.values()} == {"bfloat16"}
     images = pixels(3)
     found = np.asarray(loaded.logits(images))
     assert found.dtype == np.float32
-    exact = np.asarray(artefact.logits(images))
+    exact = np.asarray(artifact.logits(images))
     scale = np.abs(exact).max()
     assert 1e-4 * scale < np.abs(found - exact).max() < 0.05 * scale
 
@@ -217,31 +217,31 @@ ELSEWHERE = """
 import sys
 import numpy as np
 from nfx.cli import main
-from nfx.serving import load_artefact
+from nfx.serving import load_artifact
 
 path, images, output, folder = sys.argv[1:]
-np.save(output, load_artefact(path).logits(np.load(images)))
+np.save(output, load_artifact(path).logits(np.load(images)))
 assert main(["predict", path, folder, "--json", "--top", "2", "--batch-size", "2"]) == 0
 unwanted = {"equinox", "optax", "nfx.models", "nfx.nn", "nfx.recipes", "nfx.aot"} & set(sys.modules)
 assert not unwanted, unwanted
 """
 
 
-def test_another_process_needs_no_code_of_models(saved, artefact, folder, tmp_path):
+def test_another_process_needs_no_code_of_models(saved, artifact, folder, tmp_path):
     np.save(tmp_path / "images.npy", pixels(3))
     places = [saved, tmp_path / "images.npy", tmp_path / "logits.npy", folder]
     result = subprocess_python(ELSEWHERE, *places)
     assert result.returncode == 0, result.stderr
-    expected = np.asarray(artefact.logits(pixels(3)))
+    expected = np.asarray(artifact.logits(pixels(3)))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-6, atol=1e-6)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    here = list(predict_images(artefact, [folder], top=2))
+    here = list(predict_images(artifact, [folder], top=2))
     assert [line["file"] for line in lines] == [str(folder / f"{i}.png") for i in range(3)]
     for line, prediction in zip(lines, here, strict=True):
         assert [score["name"] for score in line["classes"]] == [c.name for c in prediction.classes]
 
 
-def test_the_page_shows_how_to_serve_without_nfx(saved, artefact, tmp_path):
+def test_the_page_shows_how_to_serve_without_nfx(saved, artifact, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "safetensors" in block]
     assert len(block.splitlines()) <= 16
@@ -253,7 +253,7 @@ def test_the_page_shows_how_to_serve_without_nfx(saved, artefact, tmp_path):
     assert "images.npy" in code
     result = subprocess_python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    expected = artefact.logits(pixels(3))
+    expected = artifact.logits(pixels(3))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -262,8 +262,8 @@ def test_a_truncated_file_is_refused(copy, name):
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[: len(content) // 2])
     message = "manifest.json is damaged" if name == FILES[2] else rf"{name} has .* bytes and not"
-    with pytest.raises(ArtefactError, match=message):
-        load_artefact(copy)
+    with pytest.raises(ArtifactError, match=message):
+        load_artifact(copy)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -273,18 +273,18 @@ def test_a_flipped_bit_is_refused(copy, name):
         content[position] ^= 1
         (copy / name).write_bytes(content)
         message = "manifest.json|of format" if name == FILES[2] else rf"{name} is damaged"
-        with pytest.raises(ArtefactError, match=message):
-            load_artefact(copy)
+        with pytest.raises(ArtifactError, match=message):
+            load_artifact(copy)
         content[position] ^= 1
     (copy / name).write_bytes(content)
-    load_artefact(copy)
+    load_artifact(copy)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused(copy, name):
     (copy / name).unlink()
-    with pytest.raises(ArtefactError, match=f"has no {name}"):
-        load_artefact(copy)
+    with pytest.raises(ArtifactError, match=f"has no {name}"):
+        load_artifact(copy)
 
 
 def edit(path, **changes):
@@ -294,17 +294,17 @@ def edit(path, **changes):
 
 def test_an_edited_manifest_is_refused_and_white_space_is_not(copy):
     edit(copy)
-    load_artefact(copy)
+    load_artifact(copy)
     edit(copy, class_names=["ant", "bee", "cow", "dog", "elk"])
-    with pytest.raises(ArtefactError, match="damaged or edited"):
-        load_artefact(copy)
+    with pytest.raises(ArtifactError, match="damaged or edited"):
+        load_artifact(copy)
 
 
 @pytest.mark.parametrize("version", [1, 3])
 def test_another_format_is_named(copy, version):
     edit(copy, format=version, nfx="9.0")
-    with pytest.raises(ArtefactError, match=rf"of format {version}, and this nfx reads 2.*9\.0"):
-        load_artefact(copy)
+    with pytest.raises(ArtifactError, match=rf"of format {version}, and this nfx reads 2.*9\.0"):
+        load_artifact(copy)
 
 
 def test_images_of_another_kind_are_refused(copy, monkeypatch):
@@ -312,31 +312,31 @@ def test_images_of_another_kind_are_refused(copy, monkeypatch):
     document = json.loads((copy / "manifest.json").read_text())
     edit(copy, images={**document["images"], "resampling": "lanczos"}, sha256=None)
     with pytest.raises(
-        ArtefactError, match="of resampling 'lanczos', and this nfx knows 'bicubic'"
+        ArtifactError, match="of resampling 'lanczos', and this nfx knows 'bicubic'"
     ):
-        load_artefact(copy)
+        load_artifact(copy)
 
 
 def test_a_program_for_other_platforms_is_refused(nano, tmp_path):
-    path = save_artefact(export(*nano, platforms=("tpu",)), tmp_path / "tpu.nfx")
-    with pytest.raises(ArtefactError, match=r"made for tpu, and JAX runs on cpu.*--platforms tpu"):
-        load_artefact(path)
+    path = save_artifact(export(*nano, platforms=("tpu",)), tmp_path / "tpu.nfx")
+    with pytest.raises(ArtifactError, match=r"made for tpu, and JAX runs on cpu.*--platforms tpu"):
+        load_artifact(path)
 
 
-def test_a_program_of_another_calling_convention_is_refused(artefact, tmp_path):
-    manifest = dataclasses.replace(artefact.manifest, calling_convention=99, jax="9.9")
-    path = save_artefact(dataclasses.replace(artefact, manifest=manifest), tmp_path / "far.nfx")
-    with pytest.raises(ArtefactError, match=r"jax 9\.9 wrote its program.* 99"):
-        load_artefact(path)
+def test_a_program_of_another_calling_convention_is_refused(artifact, tmp_path):
+    manifest = dataclasses.replace(artifact.manifest, calling_convention=99, jax="9.9")
+    path = save_artifact(dataclasses.replace(artifact, manifest=manifest), tmp_path / "far.nfx")
+    with pytest.raises(ArtifactError, match=r"jax 9\.9 wrote its program.* 99"):
+        load_artifact(path)
 
 
 DIES = """
 import os, signal, sys
-from nfx.serving import _files, load_artefact, save_artefact
+from nfx.serving import _files, load_artifact, save_artifact
 from tests.flags import QUICK_COMPILES
 
 source, destination, when = sys.argv[1:]
-artefact = load_artefact(source)
+artifact = load_artifact(source)
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -345,7 +345,7 @@ if when == "writing":
     _files._safetensors = lambda: type("", (), {"save": die})
 else:
     _files.Path.rename = die
-save_artefact(artefact, destination)
+save_artifact(artifact, destination)
 """
 
 
@@ -356,30 +356,30 @@ def test_a_killed_save_leaves_nothing_under_the_name(saved, tmp_path, when):
     assert result.returncode == -9, result.stderr
     (left,) = tmp_path.iterdir()
     assert re.fullmatch(r"\.new\.nfx\.\w+\.tmp", left.name)
-    with pytest.raises(ArtefactError, match="no such directory"):
-        load_artefact(destination)
+    with pytest.raises(ArtifactError, match="no such directory"):
+        load_artifact(destination)
     if when == "writing":
-        with pytest.raises(ArtefactError, match="not a whole one"):
-            load_artefact(left)
-    load_artefact(save_artefact(load_artefact(saved), destination))
+        with pytest.raises(ArtifactError, match="not a whole one"):
+            load_artifact(left)
+    load_artifact(save_artifact(load_artifact(saved), destination))
 
 
-def test_a_save_that_fails_cleans_up(artefact, saved, tmp_path):
+def test_a_save_that_fails_cleans_up(artifact, saved, tmp_path):
     program, weights = ((saved / name).stat().st_size for name in FILES[:2])
     assert program < weights
-    with full_disk(program), pytest.raises(ArtefactError, match="File too large"):
-        save_artefact(artefact, tmp_path / "full.nfx")
+    with full_disk(program), pytest.raises(ArtifactError, match="File too large"):
+        save_artifact(artifact, tmp_path / "full.nfx")
     assert not list(tmp_path.iterdir())
 
 
-def test_artefacts_replace_nothing(artefact, copy, tmp_path):
+def test_artifacts_replace_nothing(artifact, copy, tmp_path):
     for path, message in (
         (copy, "exists already"),
         (tmp_path / "model", "must end in .nfx"),
         (tmp_path / "none/model.nfx", "No folder"),
     ):
-        with pytest.raises(ArtefactError, match=message):
-            save_artefact(artefact, path)
+        with pytest.raises(ArtifactError, match=message):
+            save_artifact(artifact, path)
 
 
 @pytest.mark.parametrize("package", ["flatbuffers", "safetensors"])
@@ -387,8 +387,8 @@ def test_missing_packages_are_named(copy, monkeypatch, package):
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ArtefactError, match=rf"{package}: pip install 'nfx\[export\]'"):
-        load_artefact(copy)
+    with pytest.raises(ArtifactError, match=rf"{package}: pip install 'nfx\[export\]'"):
+        load_artifact(copy)
 
 
 @pytest.mark.parametrize(
@@ -400,9 +400,9 @@ def test_missing_packages_are_named(copy, monkeypatch, package):
         (pixels(2)[:0], "There are no images"),
     ],
 )
-def test_other_images_are_refused(artefact, images, message):
+def test_other_images_are_refused(artifact, images, message):
     with pytest.raises(ValueError, match=message):
-        artefact.logits(images)
+        artifact.logits(images)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_random_weights_are_asked_for(tmp_path, folder, capsys):
     names.write_text("\n".join(CLASSES))
     options = ["--class-names", str(names), "--platforms", "cpu", "--batch-size", "2"]
     assert main([*arguments, "--random", *options]) == 0
-    manifest = load_artefact(output).manifest
+    manifest = load_artifact(output).manifest
     assert manifest.class_names == CLASSES
     assert manifest.platforms == ("cpu",)
     assert manifest.batch_size == 2

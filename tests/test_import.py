@@ -20,7 +20,7 @@ def run(code):
     return result.stdout
 
 
-def test_import_initialises_no_backend_and_loads_no_extra():
+def test_import_initializes_no_backend_and_loads_no_extra():
     run("""
 import sys
 import nfx

@@ -153,7 +153,7 @@ def test_an_example_does_not_see_its_batch(key):
 
 
 def test_branches_keep_the_variance_that_the_ledger_expects(key):
-    """At initialisation, with open branches: alpha^2 more a block. Pooling would shrink noise."""
+    """At initialization, with open branches: alpha^2 more a block. Pooling would shrink noise."""
     from nfx.analysis import signal_propagation
 
     model = jax.jit(lambda: nfx.create_model(

@@ -190,7 +190,7 @@ def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
     error = refused(capsys, "train", "--run-dir", run_dir, "--resume", "--batch-size", "64")
     assert "its batch_size is 16, not 64" in error
     error = refused(capsys, "train", "--run-dir", run_dir, *SMALL)
-    assert "holds a run already. Continue it with --resume" in error
+    assert "holds a run already. Resume it with --resume" in error
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_stacked_run_has_the_losses_of_a_plain_one():
 @pytest.mark.long
 def test_a_run_with_all_that_saves_memory_is_a_run(tmp_path, capsys):
     """Trained, evaluated on its own, predicted with and exported."""
-    run, image, artefact = (tmp_path / name for name in ("run", "image.png", "run.nfx"))
+    run, image, artifact = (tmp_path / name for name in ("run", "image.png", "run.nfx"))
     assert main([
         "train", "--run-dir", str(run), "--model", "nfnet_micro", "--batch-size", "32",
         "--steps", "2", "--mixup", "0.2", "--stack", "--remat", "convs", "--unroll", "2",
@@ -83,10 +83,10 @@ def test_a_run_with_all_that_saves_memory_is_a_run(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["ema"]["accuracy"] == result["test_accuracy"]
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
     Image.fromarray(pixels).save(image)
-    assert main(["export", str(run), "--output", str(artefact)]) == 0
+    assert main(["export", str(run), "--output", str(artifact)]) == 0
     capsys.readouterr()
     answers = []
-    for source in (run, artefact):
+    for source in (run, artifact):
         assert main(["predict", str(source), str(image), "--json"]) == 0
         classes = json.loads(capsys.readouterr().out)["classes"]
         answers.append({each["name"]: each["probability"] for each in classes})

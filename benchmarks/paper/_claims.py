@@ -12,7 +12,7 @@ from benchmarks.paper._fashion import DIRECTORY, Fashion, load_fashion
 from benchmarks.paper._training import make_trainer, Outcome, Setting
 
 
-# Okabe and Ito's colours, which people tell apart whose eyes see fewer.
+# Okabe and Ito's colors, which people tell apart whose eyes see fewer.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#6B7280")
 
 

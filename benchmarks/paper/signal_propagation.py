@@ -3,7 +3,7 @@
     python -m benchmarks.paper.signal_propagation    # ten minutes on two cores
     python -m benchmarks.paper.signal_propagation --quick
 
-First NF-ResNet50 and NFNet-F0 as they are initialised, with open branches, beside what their betas
+First NF-ResNet50 and NFNet-F0 as they are initialized, with open branches, beside what their betas
 are derived from. Then a small network in five ways, before and after it is trained:
 batch-normalized; normalizer-free; without weight standardization; without the activations' gamma;
 without betas.
@@ -71,7 +71,7 @@ def without_beta(model):
 
 
 def with_open_branches(model):
-    """Lets the last normalisation of each branch through: it starts at zero."""
+    """Lets the last normalization of each branch through: it starts at zero."""
     gain = lambda block: block.conv2.norm.gain
     return map_modules(
         BatchNormBlock, lambda block: eqx.tree_at(gain, block, jnp.ones_like(gain(block))), model
@@ -90,7 +90,7 @@ NETWORKS = {
 class Trained(NamedTuple):
     """A small network before and after its training."""
 
-    initialised: SignalPropagation
+    initialized: SignalPropagation
     trained: SignalPropagation
     accuracy: float
     finite: bool
@@ -108,7 +108,7 @@ def main():
     places = block_places(build(NORMALIZER_FREE, jax.random.key(0)))
     figures = {
         when: plot_signal({name: getattr(each, when) for name, each in trained.items()}, places)
-        for when in ("initialised", "trained")
+        for when in ("initialized", "trained")
     }
     figures |= {
         word: plot_signal({name: signal}, places, expected={"expected": expected})
@@ -139,7 +139,7 @@ def main():
 
 
 def _measure_published(name, model_name, size, fields):
-    """Measures a published network as it is initialised, but with open branches."""
+    """Measures a published network as it is initialized, but with open branches."""
     key, image_key = jax.random.split(jax.random.key(0))
     model = jax.jit(lambda: create_model(model_name, key=key, skip_gain=1.0, **fields))()
     images = jax.random.normal(image_key, (8, size, size, 3))
@@ -152,7 +152,7 @@ def _measure_published(name, model_name, size, fields):
 
 
 def _before_and_after(name, network, options):
-    """Measures a small network on test images, as it is initialised and after its training."""
+    """Measures a small network on test images, as it is initialized and after its training."""
     data = load_data(options)
     images = normalize(jnp.asarray(data.test.images[:256]), MEAN, STD)
     clipping = 0.02 if network.name == NORMALIZER_FREE.name else None
@@ -161,10 +161,10 @@ def _before_and_after(name, network, options):
     before = build(network, jax.random.split(jax.random.key(0))[0])
     measure = jax.jit(signal_propagation)
     print(name, outcome, flush=True)
-    initialised, trained = (
+    initialized, trained = (
         jax.device_get(measure(model, images)) for model in (before, state.model)
     )
-    return Trained(initialised, trained, outcome.accuracy, outcome.finite)
+    return Trained(initialized, trained, outcome.accuracy, outcome.finite)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What devices tell each other, read off an optimised program's HLO."""
+"""What devices tell each other, read off an optimized program's HLO."""
 
 import math
 import re
@@ -42,7 +42,7 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
     all-reduce and a slice; it counts as what it is.
 
     Args:
-        hlo: An optimised program, as `jax.stages.Compiled.as_text` prints it.
+        hlo: An optimized program, as `jax.stages.Compiled.as_text` prints it.
     """
     hlo = _REDUCE_SCATTER.sub(lambda of: of[0].replace(" all-reduce(", " reduce-scatter("), hlo)
     found: dict[tuple[str, str], int] = {}

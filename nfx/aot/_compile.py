@@ -178,7 +178,7 @@ def _devices(compiled: jax.stages.Compiled) -> Set[Any]:
 
 
 def _text(compiled: jax.stages.Compiled) -> str | None:
-    """The optimised program, if its compiler gives it and this version of JAX can read it."""
+    """The optimized program, if its compiler gives it and this version of JAX can read it."""
     try:
         return compiled.as_text()
     except (NotImplementedError, RuntimeError):

@@ -18,7 +18,7 @@ from nfx._tree import leaves_by_path, parameter_count
 from nfx.augment import normalize
 from nfx.graph import fold_weight_standardization
 from nfx.models import apply_batch
-from nfx.serving import Artefact, BatchSize, ImageFormat, Manifest, PLATFORMS, Storage
+from nfx.serving import Artifact, BatchSize, ImageFormat, Manifest, PLATFORMS, Storage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def export_classifier(
     class_names: Sequence[str],
     statistics: PyTree = None,
     options: ExportOptions = _DEFAULTS,
-) -> Artefact:
+) -> Artifact:
     """Lowers a classifier from pixels to logits, for inference on other machines.
 
     Of a normalizer-free network the weights are standardized here, once, and not in the program.
@@ -106,7 +106,7 @@ def export_classifier(
     weights = {} if baked else arrays
     exported = _export_program(program, weights, images, options)
     manifest = _manifest(exported, parameters, name, images, class_names, options)
-    return Artefact(manifest, exported, weights)
+    return Artifact(manifest, exported, weights)
 
 
 def pixels_to_logits(
@@ -122,7 +122,7 @@ def pixels_to_logits(
         model: A model of `nfx.create_model`.
         statistics: Its state, or None.
         pixels: The images.
-        images: How to normalise them.
+        images: How to normalize them.
         dtype: What to compute in.
     """
     normalized = normalize(pixels, images.mean, images.std).astype(dtype)

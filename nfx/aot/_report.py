@@ -67,7 +67,7 @@ class Report:
         collectives: What devices tell each other, by kind; a loop's count once.
         stablehlo_bytes: Length of the lowered program as text.
         stablehlo_lines: Its lines.
-        hlo_instructions: Instructions of the optimised program.
+        hlo_instructions: Instructions of the optimized program.
         trace_seconds: From Python to a jaxpr.
         lower_seconds: From the jaxpr to StableHLO.
         compile_seconds: From StableHLO to the executable.

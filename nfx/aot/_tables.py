@@ -119,7 +119,7 @@ def _rows(report: Report) -> list[_Row]:
         *_collectives(report),
         _Row("StableHLO, as text", report.stablehlo_bytes, format_bytes),
         _Row("StableHLO lines", report.stablehlo_lines, _count),
-        _Row("optimised HLO instructions", report.hlo_instructions, _count),
+        _Row("optimized HLO instructions", report.hlo_instructions, _count),
         *(
             _Row(f"{stage} seconds, {clock}", getattr(value, clock), "{:.2f}".format)
             for stage, value in seconds.items()

@@ -38,7 +38,7 @@ class Augmentation:
         randaugment_rules: "official" or "corrected": see `randaugment`.
         erase_probability: Share of the images to erase a box of: see `random_erase`.
         order: The stages, first to last. The NFNets mix raw images, `NFNET_ORDER`, and
-            NF-RegNets normalised ones, `NF_REGNET_ORDER`.
+            NF-RegNets normalized ones, `NF_REGNET_ORDER`.
 
     Raises:
         ValueError: If a number is out of range, or the order is not one that can be: with each
@@ -123,7 +123,7 @@ def augment_batch(
 
     Every stage has its own: turning one on changes nothing in what another draws.
 
-    Neighbours mix with each other: the data is shuffled, and a pair is never split over
+    Neighbors mix with each other: the data is shuffled, and a pair is never split over
     devices, so the result is the same on any mesh. An image is thus read once and seen twice,
     in two mixtures, where the official code reads two images for each mixture.
 
@@ -203,7 +203,7 @@ def _mix(
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n classes"]]:
     if images.shape[0] % 2:
         raise ValueError(
-            f"Mixing pairs neighbours, and each device has {images.shape[0]} images: choose a "
+            f"Mixing pairs neighbors, and each device has {images.shape[0]} images: choose a "
             "batch size that gives every device an even number."
         )
 
@@ -217,10 +217,10 @@ def _mix(
         # Whole pairs alternate, so that both images of a pair are mixed in the same way.
         return jax.tree.map(lambda a, b: jnp.where(index // 2 % 2 == 0, a, b), blend, cut)
 
-    images, weights = jax.vmap(mix)(keys, indices, images, _neighbours(images))
-    return images, weighted_mean(weights[:, None], targets, _neighbours(targets))
+    images, weights = jax.vmap(mix)(keys, indices, images, _neighbors(images))
+    return images, weighted_mean(weights[:, None], targets, _neighbors(targets))
 
 
-def _neighbours(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def _neighbors(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Swaps the two of each pair."""
     return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)

@@ -1,6 +1,6 @@
-"""RandAugment's operations on colours: pure, on one image of bytes, `(h, w, 3)` or `(h, w, 1)`.
+"""RandAugment's operations on colors: pure, on one image of bytes, `(h, w, 3)` or `(h, w, 1)`.
 
-Images are worked on as rows of `w * c` bytes where neighbours count: three channels as the last
+Images are worked on as rows of `w * c` bytes where neighbors count: three channels as the last
 axis would keep the compiler from using vectors.
 
 References:
@@ -150,7 +150,7 @@ def _padded_rows(image: UInt8[Array, "h w c"]) -> UInt8[Array, "_ _"]:
 
 
 def _windows(padded: Num[Array, "_ _"], shape: tuple[int, ...]) -> list[Num[Array, "_ _"]]:
-    """Returns the nine neighbours of every byte, row by row."""
+    """Returns the nine neighbors of every byte, row by row."""
     height, width, channels = shape
     return [
         padded[y : y + height, x * channels : (x + width) * channels]

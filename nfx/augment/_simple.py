@@ -1,4 +1,4 @@
-"""What happens to one image alone, RandAugment aside: normalisation, mirroring, erasing."""
+"""What happens to one image alone, RandAugment aside: normalization, mirroring, erasing."""
 
 import math
 
@@ -33,7 +33,7 @@ def random_flip(key: PRNGKeyArray, image: Pixels) -> Pixels:
 def random_erase(
     key: PRNGKeyArray, image: Float[Array, "h w c"], probability: float
 ) -> Float[Array, "h w c"]:
-    """Puts zeros, the mean of a normalised image, in a box with the given probability.
+    """Puts zeros, the mean of a normalized image, in a box with the given probability.
 
     The box has 2 % to a third of the area, and sides whose ratio is between 0.3 and 1/0.3,
     uniform in its logarithm. Ten are drawn and the first that is smaller than the image taken,

@@ -38,7 +38,7 @@ _COMMANDS = {
         "nfx.cli._checkpoints", "list, verify, average or remove the checkpoints of a run", True
     ),
     "predict": _Command(
-        "nfx.cli._predict", "name what is in images, by a run, weights, an artefact", True
+        "nfx.cli._predict", "name what is in images, by a run, weights, an artifact", True
     ),
     "convert": _Command(
         "nfx.cli._convert", "write images as a data set that is read fast and can be verified"

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from nfx.cli._refuse import refuse
 from nfx.data import list_images, read_class_names
-from nfx.serving import is_artefact, load_artefact, predict_images, Prediction
+from nfx.serving import is_artifact, load_artifact, predict_images, Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class PredictCommand:
     """Name the most probable classes of images.
 
     Attributes:
-        what: A run directory, an artefact of `nfx export`, weights on the Hugging Face Hub
+        what: A run directory, an artifact of `nfx export`, weights on the Hugging Face Hub
             (timm/dm_nfnet_f0.dm_in1k), or a file of weights (.safetensors, .npz).
         images: Files, and folders with all the images below them.
         model: The name of the model that a file of weights is of: see `nfx models`.
@@ -29,7 +29,7 @@ class PredictCommand:
         image_size: Side that images are brought to; by default the run's or the model's.
         batch_size: Images at a time.
         offline: Look for weights in the cache only.
-        mesh: Devices to use, as in training, but for artefacts; the images of a batch are split
+        mesh: Devices to use, as in training, but for artifacts; the images of a batch are split
             over all of them by default.
         json: Print JSON: one line an image.
     """
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if not command.images:
         raise ValueError("Which images? Give files or folders after the model.")
     files = list_images(command.images)
-    by = _by_artefact if is_artefact(command.what) else _by_model
+    by = _by_artifact if is_artifact(command.what) else _by_model
     show = _as_json if command.json else _as_text
     console = Console(stderr=True)
     for prediction in track(
@@ -63,15 +63,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _by_artefact(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
+def _by_artifact(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
     known = ("model", "class_names", "image_size")
-    refuse(command, known, "An artefact knows its model, its classes and the size of its images")
-    artefact = load_artefact(command.what)
-    return predict_images(artefact, files, top=command.top, batch_size=command.batch_size)
+    refuse(command, known, "An artifact knows its model, its classes and the size of its images")
+    artifact = load_artifact(command.what)
+    return predict_images(artifact, files, top=command.top, batch_size=command.batch_size)
 
 
 def _by_model(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
-    from nfx.recipes import predict  # imports the models, which an artefact does without
+    from nfx.recipes import predict  # imports the models, which an artifact does without
 
     return predict(
         command.what,

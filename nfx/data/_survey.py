@@ -27,7 +27,7 @@ class Survey:
         counts: How many of the images that can be read are of each class.
         sizes: Width and height of each that can be read, shape `(n, 2)`.
         stored_bytes: Bytes of each that can be read, shape `(n,)`.
-        kinds: How many there are of each format and mode of colour, as "JPEG RGB".
+        kinds: How many there are of each format and mode of color, as "JPEG RGB".
         bad: Those that cannot be read.
     """
 

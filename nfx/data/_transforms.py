@@ -246,7 +246,7 @@ def _crop_with_pillow(
 
     height, width, channels = shape
     if opened.format == "JPEG":
-        # The brightness alone, where no colour is wanted.
+        # The brightness alone, where no color is wanted.
         size = (max(1, opened.width // scale), max(1, opened.height // scale))
         with refusals():
             opened.draft("L" if channels == 1 else None, size)

@@ -26,7 +26,7 @@ def split_channels(model: PyTree, axis_name: str, size: int) -> PyTree:
       its input and output.
 
     A block is as it was on every device if its groups do not divide over the axis, if it is
-    folded, or if its channels depend on their neighbours (efficient channel attention before the
+    folded, or if its channels depend on their neighbors (efficient channel attention before the
     last convolution). So is everything outside of the blocks, and a model that has none.
 
     Args:
@@ -136,5 +136,5 @@ def _obstacle(block: NFBlock, size: int) -> str:
     if block.conv1.groups % size:
         return f"its groups ({block.conv1.groups}) do not divide over {size}"
     if not isinstance(block.inner_attention, SqueezeExcite | None):
-        return "its attention mixes neighbouring channels"
+        return "its attention mixes neighboring channels"
     return ""

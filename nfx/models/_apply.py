@@ -24,7 +24,7 @@ def apply_batch(
     Args:
         model: Any model of `create_model`.
         statistics: Its state: see `initial_statistics`.
-        images: Normalised images.
+        images: Normalized images.
         keys: Randomness of dropout and stochastic depth, one key an example.
         batch_axes: In training, the axes of the mesh that the batch is split over, possibly
             none: batch statistics are those of the whole batch. None is inference.

@@ -26,7 +26,7 @@ BatchAxes = tuple[str, ...] | None
 
 
 class ConvNorm(eqx.Module):
-    """A convolution and its normalisation."""
+    """A convolution and its normalization."""
 
     conv: Conv2d
     norm: BatchNorm
@@ -144,7 +144,7 @@ def build_conv(
     padding: Padding,
     key: PRNGKeyArray,
 ) -> ConvNorm:
-    """Builds a convolution and its normalisation.
+    """Builds a convolution and its normalization.
 
     Its kernel is drawn from N(0, 2 / fan_in), as is usual before a relu.
 

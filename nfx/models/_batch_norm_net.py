@@ -135,7 +135,7 @@ class BatchNormNet(eqx.Module):
         """Computes the logits of images of shape `(n, height, width, channels)`.
 
         Args:
-            images: Normalised pixels, floating point, of any size.
+            images: Normalized pixels, floating point, of any size.
             statistics: The running averages.
             batch_axes: In training, the axes of the mesh that the batch is split over, possibly
                 none; None is inference: see `nfx.nn.BatchNorm`.

@@ -145,7 +145,7 @@ class NFNet(eqx.Module):
         """Computes the logits of one image of shape `(height, width, channels)`.
 
         Args:
-            image: Normalised pixels, floating point, of any size. The computation is done in
+            image: Normalized pixels, floating point, of any size. The computation is done in
                 its dtype.
             key: Randomness of stochastic depth and dropout; without one, neither happens.
 

@@ -1,7 +1,7 @@
 """Channel attention: gates in (0, 1), one a channel, computed from the channels' means.
 
 Modules return the gate alone. NF blocks multiply by twice the gate, which is 1 on average at
-initialisation and so keeps the variance.
+initialization and so keeps the variance.
 """
 
 import math
@@ -57,7 +57,7 @@ class SqueezeExcite(eqx.Module):
 
 
 class EfficientChannelAttention(eqx.Module):
-    """A gate from one short convolution across neighbouring channels.
+    """A gate from one short convolution across neighboring channels.
 
     References:
         Wang et al. (2020), arXiv:1910.03151; timm, `EcaModule`.

@@ -21,7 +21,7 @@ class BatchStatistics(NamedTuple):
 
 
 class BatchNorm(eqx.Module):
-    """Normalises each channel by the statistics of a batch.
+    """Normalizes each channel by the statistics of a batch.
 
     The only module of nfx whose examples see each other, and so the only one that takes a
     batch. Differences from `equinox.nn.BatchNorm`: the batch is an axis of the array (inside
@@ -41,7 +41,7 @@ class BatchNorm(eqx.Module):
     eps: float = eqx.field(static=True)
 
     def __init__(self, channels: int, *, gain: float = 1.0, decay: float = 0.9, eps: float = 1e-5):
-        """Starts as the plain normalisation.
+        """Starts as the plain normalization.
 
         Args:
             channels: Channels of the image.
@@ -66,7 +66,7 @@ class BatchNorm(eqx.Module):
         *,
         batch_axes: tuple[str, ...] | None = None,
     ) -> tuple[Float[Array, "n h w c"], BatchStatistics]:
-        """Normalises a batch, in its dtype; statistics are in theirs.
+        """Normalizes a batch, in its dtype; statistics are in theirs.
 
         Args:
             x: The images, or this device's part of them.

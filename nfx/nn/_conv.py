@@ -103,7 +103,7 @@ class Conv2d(eqx.Module):
 
     Attributes:
         weight: The kernel; `draw_kernel` draws one.
-        bias: Added to the output, or None where a normalisation follows.
+        bias: Added to the output, or None where a normalization follows.
         stride: Step between output pixels, in input pixels.
         groups: Number of channel groups.
         padding: `"SAME"` or `"symmetric"`: see `window_padding`.

@@ -238,8 +238,8 @@ def each_group(formulation: Formulation) -> Formulation:
     return compute
 
 
-def neighbours(formulation: Formulation, count: int) -> Formulation:
-    """Neighbouring groups as one, `count` at a time, by a kernel with zeros between them.
+def neighbors(formulation: Formulation, count: int) -> Formulation:
+    """Neighboring groups as one, `count` at a time, by a kernel with zeros between them.
 
     For forward and input gradient. `count` must divide the groups.
     """

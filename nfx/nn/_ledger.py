@@ -12,7 +12,7 @@ def block_betas(depths: Sequence[int], alpha: float) -> OfBlocks:
     """Returns each block's `beta`: one over the expected standard deviation of its input.
 
     A block adds a residual branch of variance `alpha**2`. The first block of a stage has a
-    projection shortcut that starts from the normalised signal, so it reads the variance that
+    projection shortcut that starts from the normalized signal, so it reads the variance that
     the stage before accumulated and resets it to one.
 
     Args:

@@ -30,7 +30,7 @@ from nfx.nn._formulations import (
     matmul_forward,
     matmul_input_gradient,
     matmul_kernel_gradient,
-    neighbours,
+    neighbors,
     windows_forward,
     windows_input_gradient,
     windows_kernel_gradient,
@@ -76,8 +76,8 @@ LOWERINGS: Mapping[str, tuple[Lowering, ...]] = MappingProxyType({
         Lowering(
             "an even number of groups of up to 16 channels",
             lambda g: g.channels <= 16 and g.groups % 2 == 0,
-            neighbours(each_group(convolution_forward), 2),
-            neighbours(each_group(convolution_input_gradient), 2),
+            neighbors(each_group(convolution_forward), 2),
+            neighbors(each_group(convolution_input_gradient), 2),
             each_group(convolution_kernel_gradient),
         ),
         # By the kernel: 79 to 139 GFLOP/s with 128 channels, 31 to 66 with 8 and 16, against

@@ -25,7 +25,7 @@ def standardize_weight(
 
     Args:
         weight: Kernel with output units last: `HWIO` for convolutions, `IO` for matrices.
-        gain: Learned scale of each output unit, ones at initialisation.
+        gain: Learned scale of each output unit, ones at initialization.
         eps: Floor on `fan_in * variance`. A floor, not an addend: the official code clamps
             where timm adds (`standardize_weight_timm`), and at 1e-4 against a value near 1
             the floor is idle unless a kernel has collapsed.

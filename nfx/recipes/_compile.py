@@ -84,7 +84,7 @@ class CompileOptions:
 
         Raises:
             ValueError: If a number is not positive, inference is to be in microbatches, or blocks
-                are to be rematerialised or unrolled and there is no stack of them.
+                are to be rematerialized or unrolled and there is no stack of them.
         """
         at_least(
             1,

@@ -6,7 +6,7 @@ from pathlib import Path
 from nfx.aot import export_classifier, ExportOptions
 from nfx.models import MODELS
 from nfx.recipes._classifier import Classifier, load_classifier, random_classifier
-from nfx.serving import check_destination, save_artefact
+from nfx.serving import check_destination, save_artifact
 
 
 _DEFAULTS = ExportOptions()
@@ -23,7 +23,7 @@ def export(
     options: ExportOptions = _DEFAULTS,
     offline: bool = False,
 ) -> Path:
-    """Writes a classifier as an artefact, which runs without the code of its model.
+    """Writes a classifier as an artifact, which runs without the code of its model.
 
     Args:
         what: See `load_classifier`; or with `random`, the name of a model.
@@ -38,11 +38,11 @@ def export(
         offline: Whether to look for weights in the cache only.
 
     Returns:
-        The artefact's directory: see `nfx.serving.load_artefact`.
+        The artifact's directory: see `nfx.serving.load_artifact`.
 
     Raises:
         ValueError: If something is missing or does not fit.
-        ArtefactError: If it cannot be written there.
+        ArtifactError: If it cannot be written there.
         RunDirectoryError: If a directory is not a run.
         CheckpointError: If its last checkpoint is damaged.
     """
@@ -58,7 +58,7 @@ def export(
 
 
 def _save(classifier: Classifier, path: Path, options: ExportOptions) -> Path:
-    artefact = export_classifier(
+    artifact = export_classifier(
         classifier.model,
         name=classifier.name,
         images=classifier.images,
@@ -66,7 +66,7 @@ def _save(classifier: Classifier, path: Path, options: ExportOptions) -> Path:
         statistics=classifier.statistics,
         options=options,
     )
-    return save_artefact(artefact, path)
+    return save_artifact(artifact, path)
 
 
 def _check_has_weights(what: str | Path) -> None:

@@ -80,7 +80,7 @@ class Findings:
         outcomes: What becomes of each test image.
         mistakes: The worst, of the highest loss first.
         skipped: Test images that cannot be used.
-        before: How the signal goes through the network as it is initialised; None if the run
+        before: How the signal goes through the network as it is initialized; None if the run
             starts from weights, or the network normalizes its signal.
         after: The same at the checkpoint; None if the network normalizes its signal.
     """
@@ -154,7 +154,7 @@ def find_out(
 def _signals(
     state: TrainState, recipe: Recipe, parts: Parts, usable: np.ndarray
 ) -> tuple[SignalPropagation | None, SignalPropagation]:
-    """The signal of the network as it is initialised, and as it has become, on one device."""
+    """The signal of the network as it is initialized, and as it has become, on one device."""
     images = parts.images.test
     count = min(_SIGNAL_IMAGES, len(usable))
     spread = usable[np.linspace(0, len(usable) - 1, count).astype(int)]  # over all classes

@@ -31,7 +31,7 @@ def predict(  # noqa: PLR0913 (one for each thing that may differ)
 ) -> Iterator[Prediction]:
     """Yields the most probable classes of images.
 
-    For an artefact, see `nfx.serving.predict_images`.
+    For an artifact, see `nfx.serving.predict_images`.
 
     Args:
         what: A run directory, whose averaged parameters are used, or weights: see

@@ -14,7 +14,7 @@ from nfx.recipes._html import Html
 from nfx.train import draw_clipped_shares
 
 
-# Okabe and Ito's colours, which people tell apart whose eyes see fewer.
+# Okabe and Ito's colors, which people tell apart whose eyes see fewer.
 BLUE, ORANGE, GREEN, RED, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 
 # Inches. A chart is as wide as half a page, or a phone, and a wide one as the page.

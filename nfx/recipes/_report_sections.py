@@ -128,7 +128,7 @@ def propagation(found: RunReport, findings: Findings) -> Html:
     if findings.after is None:
         return tag("p", f"Not drawn: {found.recipe.model} normalizes its signal in every layer.")
     measured = {
-        "at initialisation": findings.before,
+        "at initialization": findings.before,
         f"step {findings.step:,}, averaged": findings.after,
     }
     charts = [

@@ -43,7 +43,7 @@ def facts(rows: Iterable[tuple[str, object]]) -> Html:
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Html:
     """Shows how many images of each class, in rows, are taken for which.
 
-    A cell's colour is its share of the row, by its root so that rare mistakes are seen.
+    A cell's color is its share of the row, by its root so that rare mistakes are seen.
 
     Args:
         counts: See `nfx.train.Outcomes.confusion`.

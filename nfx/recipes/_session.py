@@ -150,7 +150,7 @@ class Session:
         """The state of step 0, which is saved if it is from weights: they may not stay there."""
         recipe, parts, mesh = self.recipe, self.parts, self.feed.mesh
         if not recipe.init:
-            with self.display.timed("Initialising the parameters"):
+            with self.display.timed("Initializing the parameters"):
                 return create_state(parts.build_model, parts.optimizer, mesh)
         with self.display.timed("Loading the weights to start from"):
             state, words = start_from(recipe, parts, mesh)

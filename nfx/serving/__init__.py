@@ -1,18 +1,18 @@
-"""Running classifiers without their code: artefacts, and what is in images.
+"""Running classifiers without their code: artifacts, and what is in images.
 
-Nothing here knows a model: reading and running an artefact imports neither `nfx.models` nor
+Nothing here knows a model: reading and running an artifact imports neither `nfx.models` nor
 `nfx.nn` nor Equinox.
 """
 
-from nfx.serving._artefact import Artefact as Artefact
+from nfx.serving._artifact import Artifact as Artifact
 from nfx.serving._files import (
     check_destination as check_destination,
-    is_artefact as is_artefact,
-    load_artefact as load_artefact,
-    save_artefact as save_artefact,
+    is_artifact as is_artifact,
+    load_artifact as load_artifact,
+    save_artifact as save_artifact,
 )
 from nfx.serving._manifest import (
-    ArtefactError as ArtefactError,
+    ArtifactError as ArtifactError,
     BatchSize as BatchSize,
     FORMAT as FORMAT,
     ImageFormat as ImageFormat,

@@ -1,4 +1,4 @@
-"""What an artefact says of itself."""
+"""What an artifact says of itself."""
 
 import dataclasses
 import json
@@ -8,13 +8,13 @@ from typing import Any, Literal
 from nfx._files import json_digest
 
 
-# The layout of an artefact's directory. It is raised when a reader of the old one would go wrong.
+# The layout of an artifact's directory. It is raised when a reader of the old one would go wrong.
 FORMAT = 2
 
 # Names of `jax.export`.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-# What is so of the images of all artefacts: how a file is resized, and of what its pixels are, from
+# What is so of the images of all artifacts: how a file is resized, and of what its pixels are, from
 # 0 to 255.
 _ALL_IMAGES = {"resampling": "bicubic", "dtype": "uint8"}
 
@@ -22,8 +22,8 @@ BatchSize = int | Literal["symbolic"]
 Storage = Literal["separate", "baked"]
 
 
-class ArtefactError(ValueError):
-    """An artefact that is missing, damaged, or made for something else."""
+class ArtifactError(ValueError):
+    """An artifact that is missing, damaged, or made for something else."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class ImageFormat:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an artefact holds.
+    """What an artifact holds.
 
     Attributes:
         model: The model's name.
@@ -100,20 +100,20 @@ def read_manifest(text: str) -> tuple[Manifest, dict[str, Any]]:
     """Parses what `write_manifest` rendered: the manifest and the files.
 
     Raises:
-        ArtefactError: If it is damaged, edited, or of another format.
+        ArtifactError: If it is damaged, edited, or of another format.
     """
     try:
         document = dict(json.loads(text))
         version, digest = int(document["format"]), document.pop("sha256", None)
     except (ValueError, TypeError, KeyError) as error:
-        raise ArtefactError(f"its manifest.json is damaged ({error!r})") from error
+        raise ArtifactError(f"its manifest.json is damaged ({error!r})") from error
     if version != FORMAT:
-        raise ArtefactError(
+        raise ArtifactError(
             f"it is of format {version}, and this nfx reads {FORMAT}: install the nfx that wrote "
             f"it ({document.get('nfx')}), or export again"
         )
     if digest != json_digest(document):
-        raise ArtefactError("its manifest.json was damaged or edited: its checksum does not fit")
+        raise ArtifactError("its manifest.json was damaged or edited: its checksum does not fit")
     files = document.pop("files")
     del document["format"]
     return _manifest(document), files
@@ -125,13 +125,13 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         images = {name: _frozen(value) for name, value in document["images"].items()}
         for name, known in _ALL_IMAGES.items():
             if (found := images.pop(name)) != known:
-                raise ArtefactError(
+                raise ArtifactError(
                     f"its images are of {name} {found!r}, and this nfx knows {known!r} alone: "
                     f"install the nfx that wrote it ({document['nfx']})"
                 )
         return Manifest(**{**fields, "images": ImageFormat(**images)})
     except (TypeError, KeyError, AttributeError) as error:
-        raise ArtefactError(f"its manifest.json lacks something ({error!r})") from error
+        raise ArtifactError(f"its manifest.json lacks something ({error!r})") from error
 
 
 def _frozen(value: Any) -> Any:

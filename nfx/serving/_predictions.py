@@ -8,7 +8,7 @@ import numpy as np
 
 from nfx._checks import at_least
 from nfx.data import CentreView, ImageError, list_images
-from nfx.serving._artefact import Artefact
+from nfx.serving._artifact import Artifact
 from nfx.serving._manifest import ImageFormat
 
 
@@ -34,26 +34,26 @@ class Prediction(NamedTuple):
 
 
 def predict_images(
-    artefact: Artefact, images: Sequence[str | Path], *, top: int = 5, batch_size: int = 32
+    artifact: Artifact, images: Sequence[str | Path], *, top: int = 5, batch_size: int = 32
 ) -> Iterator[Prediction]:
-    """Yields the most probable classes of images, by an artefact.
+    """Yields the most probable classes of images, by an artifact.
 
     Args:
-        artefact: The classifier.
+        artifact: The classifier.
         images: Files, and folders with all the images below them.
         top: How many classes to name.
-        batch_size: Images at a time, if the artefact takes any number; otherwise its own.
+        batch_size: Images at a time, if the artifact takes any number; otherwise its own.
 
     Raises:
         ValueError: If there are no images, a number is not positive, or, while iterating, a file
             is not an image.
     """
-    manifest = artefact.manifest
+    manifest = artifact.manifest
     size = batch_size if manifest.batch_size == "symbolic" else manifest.batch_size
     at_least(1, top=top, batch_size=batch_size)
     files = list_images(images)
     return name_images(
-        files, manifest.images, manifest.class_names, artefact.logits, top=top, batch_size=size
+        files, manifest.images, manifest.class_names, artifact.logits, top=top, batch_size=size
     )
 
 

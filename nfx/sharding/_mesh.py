@@ -25,7 +25,7 @@ def make_mesh(
     *,
     axis_type: AxisType = AxisType.Auto,
 ) -> Mesh:
-    """Arranges devices in a mesh with named axes, neighbours in the machine next to each other.
+    """Arranges devices in a mesh with named axes, neighbors in the machine next to each other.
 
     Slices of TPUs are joined by a slower network: the axis "data" goes over them, outermost.
 

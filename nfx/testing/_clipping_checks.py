@@ -211,7 +211,7 @@ def check_containment(subject: ClippingSubject, case: ClippingCase) -> None:
             view.gradient, view.parameter, view.leaf, subject.clipping, subject.eps
         )
         finite = np.all(np.isfinite(view.rows(view.gradient)), axis=1)
-        view.expect_clipped(expected, "with finite neighbours it is", where=finite)
+        view.expect_clipped(expected, "with finite neighbors it is", where=finite)
 
 
 def check_zeros(subject: ClippingSubject, case: ClippingCase) -> None:

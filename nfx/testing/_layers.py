@@ -47,7 +47,7 @@ def check_variance_preserving(fn: Callable[[Any], Any], *, tolerance: float = 0.
 def check_variance_ledger(
     model: NFNet, *, image_size: int = 32, images: int = 8, tolerance: float = 0.15
 ) -> None:
-    """Checks that each block's beta is one over the deviation of its input, at initialisation.
+    """Checks that each block's beta is one over the deviation of its input, at initialization.
 
     On images of noise, out of which pooling takes variance that it leaves in photos: give the
     model strides of one, and widths that grow, so that every stage begins with a projection. With

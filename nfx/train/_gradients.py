@@ -39,7 +39,7 @@ def check_microbatches(
     Args:
         microbatches: How many parts.
         images: What a device has of each batch.
-        mixes: Whether neighbours are mixed with each other.
+        mixes: Whether neighbors are mixed with each other.
         batch_normalized: Whether the step normalizes by the statistics of batches: a
             batch-normalized model whose running averages are frozen does not.
     """
@@ -56,7 +56,7 @@ def check_microbatches(
     if mixes and images // microbatches % 2:
         parts = f" in {microbatches} microbatches" if microbatches > 1 else ""
         raise ValueError(
-            "MixUp and CutMix pair neighbours, and must be given an even number of images at a "
+            "MixUp and CutMix pair neighbors, and must be given an even number of images at a "
             f"time: each device has {images} of a batch{parts}."
         )
 

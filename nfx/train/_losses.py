@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""What is minimized."""
 
 import jax
 import jax.numpy as jnp

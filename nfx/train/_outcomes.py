@@ -58,7 +58,7 @@ def make_outcome_step(
     """Makes the jitted `(model, statistics, batch) -> (labels, predicted, probability, loss)`.
 
     Args:
-        preprocessing: Normalisation; nothing is augmented.
+        preprocessing: Normalization; nothing is augmented.
         mesh: The devices; the batch is split over "data" and "fsdp".
         rules: How the model is split: see `nfx.train.state_specs`.
     """

@@ -76,7 +76,7 @@ class Plan:
         mesh: Size of each axis.
         leaves: Where each leaf of the state lives.
         collectives: What a forward and backward pass sends, without recomputation; sharpness-aware
-            minimisation takes two. The update adds sums of a few numbers for each output unit,
+            minimization takes two. The update adds sums of a few numbers for each output unit,
             where a leaf is split along them.
         whole_blocks: Blocks that the axis "model" does not split, and why.
         idle_axes: Axes that are to split the state and split nothing of it.

@@ -72,7 +72,7 @@ def draw_clipped_shares(
         names: How many leaves to name at most.
 
     Returns:
-        The picture, for a colour bar.
+        The picture, for a color bar.
     """
     steps = [record["step"] for record in records]
     kinds = list(dict.fromkeys(_kind(leaf) for leaf in leaves))

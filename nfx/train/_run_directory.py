@@ -38,7 +38,7 @@ class RunDirectory:
         path = Path(path).expanduser().absolute()
         if has_begun(path):
             raise RunDirectoryError(
-                f"{str(path)!r} holds a run already. Continue it with --resume, or choose another "
+                f"{str(path)!r} holds a run already. Resume it with --resume, or choose another "
                 "--run-dir."
             )
         try:

@@ -175,7 +175,7 @@ def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
     Args:
         optimizer: An optax chain. It may take the gradient elsewhere, on the same examples with
             the same randomness: see `nfx.optim.sharpness_aware`.
-        preprocessing: Normalisation, augmentation and smoothing.
+        preprocessing: Normalization, augmentation and smoothing.
         mesh: The devices; the batch is split over "data" and "fsdp", and the state as
             `state_shardings` says.
         observe: What to log beside `loss`, `gradient_norm` and `update_norm`.
@@ -243,7 +243,7 @@ def infer(
         model: The model.
         statistics: Its state: see `TrainState`.
         images: Pixels as bytes, or as float32 on their scale.
-        preprocessing: Their normalisation; nothing is augmented.
+        preprocessing: Their normalization; nothing is augmented.
         precision: In which dtypes the network computes.
     """
     normalized = normalize(images, preprocessing.mean, preprocessing.std)

@@ -15,7 +15,7 @@ from nfx.serving._manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A program from pixels to logits, for the platforms it was lowered for.
 
     Attributes:
@@ -31,7 +31,7 @@ class Artefact:
     def logits(self, images: np.ndarray | Array) -> Float[Array, "n classes"]:
         """Computes the logits of images.
 
-        Every new number of images compiles anew, unless the artefact has a batch size: then any
+        Every new number of images compiles anew, unless the artifact has a batch size: then any
         number is split into batches, and the last one filled up.
 
         Args:
