@@ -373,9 +373,9 @@ def test_what_went_wrong_is_listed(copy):
     page = report(copy).read_text()
     for words in ("Images that cannot be used: 1", "&lt;b&gt;.jpg", "Steps that were not finite: 1",
                   "4.jpg and 4 more", "Hangs: 1", "hang-20260101-000000.txt",
-                  "Damaged checkpoints: 2", "<td>12</td>"):  # fmt: skip
+                  "Damaged checkpoints: 2", "<td>step 12</td>"):  # fmt: skip
         assert words in page
-    assert page.index("<td>6</td>", page.index("Damaged")) < page.index("<td>12</td>")
+    assert page.index("<td>step 6</td>", page.index("Damaged")) < page.index("<td>step 12</td>")
     assert "Nothing: no bad images" not in page
 
 
@@ -384,7 +384,7 @@ def test_a_damaged_checkpoint_is_said_and_left_where_it_is(copy):
     record = copy / "checkpoints" / "6" / "record" / "metadata"
     record.write_bytes(record.read_bytes()[:-40])
     before = sorted(copy.rglob("*"))
-    page = report(copy, out=copy.parent / "page.html").read_text()
+    page = report(copy, output=copy.parent / "page.html").read_text()
     assert "Damaged checkpoints: 1" in page
     assert "parameters (EMA), step 3" in page
     assert sorted(copy.rglob("*")) == before

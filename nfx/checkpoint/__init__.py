@@ -8,7 +8,6 @@ from nfx.checkpoint._errors import (
 )
 from nfx.checkpoint._fallback import (
     damaged_checkpoints as damaged_checkpoints,
-    damaged_folder as damaged_folder,
     first_whole as first_whole,
     restore_latest as restore_latest,
 )

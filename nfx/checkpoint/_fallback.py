@@ -72,20 +72,20 @@ def first_whole(
     return None, damaged
 
 
-def damaged_folder(directory: Path) -> Path:
+def _damaged_folder(directory: Path) -> Path:
     """Returns where the damaged checkpoints of a directory are put aside: beside it."""
     return directory.with_name(directory.name + ".damaged")
 
 
 def damaged_checkpoints(directory: Path) -> dict[int, Path]:
     """Returns where the damaged checkpoints of a directory are that were put aside, by step."""
-    paths = damaged_folder(directory).glob("*")
+    paths = _damaged_folder(directory).glob("*")
     return dict(sorted((int(path.name), path) for path in paths if path.name.isdecimal()))
 
 
 def _put_aside(store: CheckpointStore, steps: Collection[int]) -> Path:
-    """Moves checkpoints into the folder of damaged ones; of all processes one does."""
-    aside = damaged_folder(store.directory)
+    """Moves checkpoints into the directory of damaged ones; of all processes one does."""
+    aside = _damaged_folder(store.directory)
     try:
         if jax.process_index() == 0:
             _move(store.directory, aside, steps)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfx.checkpoint import damaged_folder
+from nfx.checkpoint import damaged_checkpoints
 from nfx.train import hang_files, read_bad_images, read_nonfinite, RunDirectory
 
 
@@ -16,7 +16,7 @@ class Troubles:
         bad_images: Images that were skipped: see `nfx.data.BadImage`, with their split.
         nonfinite: Steps that were not finite: see `nfx.train.NonfiniteStep`.
         hangs: Names of the files with stacks of threads that hung.
-        damaged: The steps of checkpoints that were damaged and put aside.
+        damaged: The checkpoints that were damaged and put aside, as "step 500".
     """
 
     bad_images: Sequence[Mapping[str, Any]]
@@ -31,11 +31,9 @@ def read_troubles(directory: RunDirectory) -> Troubles:
     Raises:
         RunDirectoryError: If a list of it is damaged.
     """
-    aside = damaged_folder(directory.checkpoints)
-    steps = [path.name for path in aside.glob("*") if path.name.isdecimal()]
     return Troubles(
         read_bad_images(directory.path),
         read_nonfinite(directory.path),
         [path.name for path in hang_files(directory.path)],
-        sorted(steps, key=int),
+        [f"step {step:,}" for step in damaged_checkpoints(directory.checkpoints)],
     )
