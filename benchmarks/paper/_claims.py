@@ -165,7 +165,7 @@ def write_page(
     seeds = f"seeds {', '.join(map(str, options.seeds))}; " if options.seeds else ""
     parts.append(
         f"`python -m benchmarks.paper.{name}`: {seeds}{seconds / 60:.0f} minutes of wall "
-        f"time; {machine(*packages)}."
+        f"time; {machine(*packages)}. What is seen in it: [the paper's claims](../paper.md)."
     )
     page = options.out / f"{name}.md"
     page.write_text("\n\n".join(parts) + "\n")
