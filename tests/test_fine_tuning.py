@@ -77,7 +77,7 @@ def test_a_run_starts_from_the_average_of_another_to_the_bit(source):
     recipe = dataclasses.replace(SMALL, init=str(path), dropout=0.5, stochastic_depth=0.3)
     parts, mesh = parts_of(recipe), mesh_of(data=2, fsdp=2)
     state, words = start_from(recipe, parts, mesh)
-    assert "its classifier of 10 classes is kept" in words
+    assert "its head of 10 classes is kept" in words
     assert tree_digest(state.model) == tree_digest(saved.ema)
     expect_equal(state.ema, saved.ema)
     assert int(state.step) == 0
@@ -95,18 +95,18 @@ def test_a_run_starts_from_the_average_of_another_to_the_bit(source):
         )
 
 
-def test_other_classes_have_a_fresh_classifier_on_the_same_backbone(source):
+def test_other_classes_have_a_fresh_head_on_the_same_backbone(source):
     path, saved = source
     recipe = dataclasses.replace(SMALL, init=f"{path}@7")
     parts = parts_of(recipe, OTHERS)
     state, words = start_from(recipe, parts, mesh_of(data=1))
-    assert "a fresh classifier of 3 classes takes the place of that of 10" in words
+    assert "a fresh head of 3 classes takes the place of that of 10" in words
     expect_equal(state.model.head, jax.jit(parts.build_model)().head)
     expect_equal(state.model.stages, saved.ema.stages)
     expect_equal(state.model.stem, saved.ema.stem)
     other_names = [*load_sample().train.class_names[1:], "Hat"]
     assert (
-        "fresh classifier of 10"
+        "fresh head of 10"
         in start_from(recipe, parts_of(recipe, other_names), mesh_of(data=1))[1]
     )
 
@@ -125,7 +125,7 @@ def test_a_file_of_weights_is_adapted_to_gray_images(weights):
     path, model = weights
     recipe = dataclasses.replace(SMALL, model="timm/test_nfnet", init=str(path))
     state, words = start_from(recipe, parts_of(recipe, OTHERS), mesh_of(data=2))
-    assert "its classifier of 3 classes is kept" in words  # it has no names, and as many
+    assert "its head of 3 classes is kept" in words  # it has no names, and as many
     assert "adapted from 3 channels to 1" in words
     expect_equal(state.model.head, model.head)
     expected = leaves_by_path(adapt_input_channels(model, 1))

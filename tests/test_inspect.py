@@ -176,7 +176,7 @@ def test_people_read_counts_and_what_cannot_be_read(tmp_path, capsys):
     assert main([*arguments, "--bad-images", "skip", "--images", "6"]) == 1
     out = capsys.readouterr().out
     assert "2 classes" in out
-    assert "2 cannot be read:" in out
+    assert "2 cannot be used:" in out
     assert "blue/03.jpg: it is damaged" in out
     with Image.open(sheet) as picture:
         assert picture.width > 6 * 112

@@ -207,7 +207,7 @@ def test_weights_are_evaluated_on_a_folder_by_what_they_predict(weights, labelle
         (["--model", "timm/test_nfnet"], "know no images: give some by --data DIR"),
         (["--model", "timm/test_nfnet", "--data", "sample"], "knows 4 classes, and the images are"),
         (["--data", "{data}"], "does not say which model it is of"),
-        (["--data", "{data}", "--step", "3"], "has no steps"),
+        (["--data", "{data}", "--step", "3"], "weights have no steps"),
         (
             ["--data", "{data}", "--model", "timm/test_nfnet", "--class-names", "{names}"],
             "class 1 of the model is 'bat', and 'bee' in the images",

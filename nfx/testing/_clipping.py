@@ -60,7 +60,7 @@ CLIPPING_LAWS: Mapping[str, Law[ClippingSubject]] = MappingProxyType({
         cases=clipping_cases(), holds=checks.check_bound,
     ),
     "identity": Law(
-        statement="a unit within its bound, and every exempt leaf, comes back bit for bit",
+        statement="a unit within its bound, and every excluded leaf, comes back bit for bit",
         cases=clipping_cases(), holds=checks.check_identity,
     ),
     "direction": Law(

@@ -31,18 +31,18 @@ class Leaf:
         path: Of the leaf.
         shape: Its shape.
         units: The axes that index its units.
-        exempt: Whether it is to be left alone.
+        excluded: Whether it is to be left alone.
     """
 
     path: str
     shape: tuple[int, ...]
     units: Units
-    exempt: bool
+    excluded: bool
 
     def bounds(self, parameter: np.ndarray, clipping: float, eps: float) -> np.ndarray:
-        """Returns the largest norm of each unit, in float64; infinite where it is exempt."""
+        """Returns the largest norm of each unit, in float64; infinite where it is excluded."""
         norms = unit_norms(parameter, self.units)
-        return np.where(self.exempt, np.inf, clipping * np.maximum(norms, eps))
+        return np.where(self.excluded, np.inf, clipping * np.maximum(norms, eps))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +126,12 @@ def clipping_subject(
 ) -> ClippingSubject:
     """Prepares a clipper for the laws: see `check_clipping` for the arguments."""
     tree: Any = eqx.filter(example_tree() if like is None else like, is_inexact)
-    exempt = jax.tree.leaves(mask_by_path(tree, exclude))
+    excluded = jax.tree.leaves(mask_by_path(tree, exclude))
     known = clipped_leaves(adaptive_grad_clip(1.0, units=units).init(tree))
     shapes, structure = jax.tree.flatten(tree)
     leaves = tuple(
-        Leaf(path=leaf.path, shape=tuple(shape.shape), units=leaf.axes, exempt=out)
-        for leaf, shape, out in zip(known, shapes, exempt, strict=True)
+        Leaf(path=leaf.path, shape=tuple(shape.shape), units=leaf.axes, excluded=out)
+        for leaf, shape, out in zip(known, shapes, excluded, strict=True)
     )
     if isinstance(clipper, optax.GradientTransformation):
         transform, harder = clipper, None
@@ -211,7 +211,7 @@ def _clipped_norm(subject: ClippingSubject, entries: Arrays, size: float) -> flo
     norms = [
         unit_norms(x, leaf.units)
         for x, leaf in zip(clipped, subject.leaves, strict=True)
-        if not leaf.exempt
+        if not leaf.excluded
     ]
     return float(np.median(np.concatenate(norms)))
 
