@@ -308,7 +308,7 @@ def test_another_format_is_named(copy, version):
 
 
 def test_images_of_another_kind_are_refused(copy, monkeypatch):
-    monkeypatch.setattr("nfx.serving._manifest._digest", lambda document: None)
+    monkeypatch.setattr("nfx.serving._manifest.json_digest", lambda document: None)
     document = json.loads((copy / "manifest.json").read_text())
     edit(copy, images={**document["images"], "resampling": "lanczos"}, sha256=None)
     with pytest.raises(

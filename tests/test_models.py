@@ -97,7 +97,6 @@ def test_every_field_of_the_table_is_an_override():
         ),
         ("nf_resnet50", {"expansion": -1.0}, "expansion=-1.0, first_expansion=None"),
         ("resnet50", {"squeeze_excite_ratio": 0.0}, "squeeze_excite_ratio=0.0 must be positive"),
-        ("resnet50", {"padding": "same"}, "padding='same' must be one of 'SAME', 'symmetric'"),
         ("nfnet_f0", {"drop_rate": 1.5}, "drop_rate=1.5 and stochastic_depth_rate=0.25 must be in"),
         ("nfnet_f0", {"num_classes": 0}, "num_classes=0 and in_channels=3 must be positive"),
     ],
