@@ -106,8 +106,7 @@ def test_other_classes_have_a_fresh_head_on_the_same_backbone(source):
     expect_equal(state.model.stem, saved.ema.stem)
     other_names = [*load_sample().train.class_names[1:], "Hat"]
     assert (
-        "fresh head of 10"
-        in start_from(recipe, parts_of(recipe, other_names), mesh_of(data=1))[1]
+        "fresh head of 10" in start_from(recipe, parts_of(recipe, other_names), mesh_of(data=1))[1]
     )
 
 
