@@ -85,7 +85,7 @@ def test_published_recipes_have_the_sizes_of_their_models(name):
         ("steps = 1.5", "steps = 1.5 is not a whole number"),
         ('color = "blue"', "color = 'blue' is not one of 'rgb', 'gray'"),
         ('clipping = "some"', "clipping = 'some' is not a number or 'none'"),
-        ('augment_order = ["flip", "normalize"]', "is not a list of one of 'flip'"),
+        ('augment_order = ["flip", "sharpen"]', "is not a list of one of 'flip'"),
         ("steps = 0", "steps=0 must be at least 1"),
         ('recipe = "nfnet_f9-imagenet"', "Unknown recipe 'nfnet_f9-imagenet'"),
         ("recipe = 1", "starts from 1, which is not a name"),

@@ -100,7 +100,7 @@ class TestCommand:
         assert main(["inspect", "model", "nfnet_nan0"]) == 1
         assert "nfnet_nano" in capsys.readouterr().err
         assert main(["inspect", "model", "nfnet_nano", "--images", "0"]) == 1
-        assert "must be positive" in capsys.readouterr().err
+        assert "must be at least 1" in capsys.readouterr().err
 
 
 def test_a_figure_has_a_line_for_each_and_crosses_for_what_is_expected(nano):
