@@ -27,6 +27,7 @@ from benchmarks.paper._claims import load_data, paint, parse_options, write_page
 from benchmarks.paper._fashion import MEAN, STD
 from benchmarks.paper._training import (
     BATCH_NORM,
+    build,
     make_trainer,
     NORMALIZER_FREE,
     Setting,
@@ -35,7 +36,7 @@ from nfx import create_model
 from nfx.aot import compile_step
 from nfx.augment import Augmentation, normalize
 from nfx.data import Batch
-from nfx.models import apply_batch
+from nfx.models import apply_batch, initial_statistics
 from nfx.optim import nfnet_sgd
 from nfx.sharding import batch_spec, make_mesh
 from nfx.testing import check_example_independence, LawViolation
@@ -173,10 +174,8 @@ def _compare(state, images, size):
 def _independence():
     rows = []
     for network in (BATCH_NORM, NORMALIZER_FREE):
-        model = create_model(
-            network.name, num_classes=10, in_channels=1, key=jax.random.key(0), **network.fields
-        )
-        statistics = getattr(model, "initial_statistics", lambda: None)()
+        model = build(network, jax.random.key(0))
+        statistics = initial_statistics(model)
         answer = lambda images, model=model, statistics=statistics: apply_batch(
             model, statistics, images, batch_axes=()
         )[0]

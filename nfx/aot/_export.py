@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree, UInt8
 
 from nfx._checks import at_least
 from nfx._dtypes import Dtype
-from nfx._names import did_you_mean
+from nfx._names import check_choice, did_you_mean
 from nfx._tree import leaves_by_path, parameter_count
 from nfx.augment import normalize
 from nfx.graph import fold_weight_standardization
@@ -52,9 +52,8 @@ class ExportOptions:
             raise ValueError(f"platforms={self.platforms} must be one or more, each once.")
         if self.batch_size != "symbolic":
             at_least(1, batch_size=self.batch_size)
-        for name, known in (("dtype", get_args(Dtype)), ("weights", get_args(Storage))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {known}.")
+        check_choice("dtype", self.dtype, get_args(Dtype))
+        check_choice("weights", self.weights, get_args(Storage))
 
 
 _DEFAULTS = ExportOptions()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nfx._checks import at_least
 from nfx._files import file_digest
 from nfx.data._manifest import DatasetError, Manifest, read_manifest, Shard
 from nfx.data._sources import ImageError, Record, Source, Splits
@@ -153,8 +154,7 @@ def thread_count(workers: int | None) -> int:
     Raises:
         ValueError: If it is not positive.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers={workers} must be at least 1.")
+    at_least(1, workers=workers)
     return workers or os.cpu_count() or 1
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nfx._checks import at_least
 from nfx.data._images import BadImage, Example
 
 
@@ -43,8 +44,7 @@ class Loading:
 
     def __post_init__(self) -> None:
         """Checks that neither is negative."""
-        if (self.threads or 0) < 0 or self.workers < 0:
-            raise ValueError(f"threads={self.threads}, workers={self.workers}: at least 0.")
+        at_least(0, threads=self.threads, workers=self.workers)
 
 
 class Chunk(NamedTuple):

@@ -40,9 +40,9 @@ def training_batches(  # noqa: PLR0913 (one for each thing that may differ)
 
     The order is reshuffled every epoch. The parts are blocks of equal size: together they are
     what a single process would load, in the same order. Which of them a process needs follows
-    from the mesh: see `nfx.train.load_parts`. The randomness of an image's transform follows from
-    the seed and its place in the order. Resuming needs the step alone: no iterator state is kept.
-    Two batches are loaded ahead.
+    from the mesh: see `nfx.sharding.load_parts`. The randomness of an image's transform follows
+    from the seed and its place in the order. Resuming needs the step alone: no iterator state is
+    kept. Two batches are loaded ahead.
 
     Args:
         images: The images.

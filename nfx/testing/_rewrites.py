@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from nfx._tree import check_patterns, leaves_by_path, parameter_count, path_matches
+from nfx._tree import as_patterns, check_patterns, leaves_by_path, parameter_count, path_matches
 from nfx.optim import adaptive_grad_clip
 from nfx.testing._law import check_laws, inexact_leaves, Law, LawViolation, matching_leaves
 
@@ -344,7 +344,7 @@ def check_rewrite(  # noqa: PLR0913
         LawViolation: With the law, what is off and by how much.
         ValueError: If there is no law of a name, or a pattern matches no leaf.
     """
-    unchanged = (unchanged,) if isinstance(unchanged, str) else tuple(unchanged)
+    unchanged = as_patterns(unchanged)
     check_patterns(unchanged, list(leaves_by_path(model)), "leaves of the model")
     subject = RewriteSubject(
         model=moved(model),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from nfx._dtypes import Dtype
+from nfx._names import check_choice
 from nfx.models import apply_batch
 
 
@@ -36,9 +37,7 @@ class Precision:
     def __post_init__(self) -> None:
         """Checks the dtypes."""
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value not in get_args(Dtype):
-                raise ValueError(f"{field.name}={value!r} must be one of {get_args(Dtype)}.")
+            check_choice(field.name, getattr(self, field.name), get_args(Dtype))
         if (self.compute, self.parameters) == ("float32", "bfloat16"):
             raise ValueError(
                 "Parameters rounded by parameters='bfloat16' gain nothing from compute='float32': "

@@ -43,7 +43,7 @@ class RunDirectory:
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _write(path / "config.json", _as_json(config))
+            write_whole(path / "config.json", _as_json(config))
         except OSError as error:
             raise RunDirectoryError(
                 f"Cannot write a run into {str(path)!r} ({error}). Choose another --run-dir."
@@ -141,11 +141,7 @@ def write_text(path: Path, content: str) -> None:
         RunDirectoryError: If it cannot be written.
     """
     with writing(path):
-        _write(path, content)
-
-
-def _write(path: Path, content: str) -> None:
-    write_whole(path, content)
+        write_whole(path, content)
 
 
 def _as_json(content: Mapping[str, Any]) -> str:
