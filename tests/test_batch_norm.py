@@ -19,7 +19,13 @@ from nfx.models import apply_batch, initial_statistics
 from nfx.nn import BatchStatistics
 from nfx.optim import nfnet_sgd, train_only
 from nfx.sharding import make_mesh, place_batch
-from nfx.train import create_state, make_evaluation_step, make_train_step, Preprocessing
+from nfx.train import (
+    create_state,
+    make_evaluation_step,
+    make_train_step,
+    Preprocessing,
+    StepOptions,
+)
 from tests.golden import rules
 from tests.reference import BATCH_NORM_CASES, create_abstract, load_golden
 
@@ -147,7 +153,10 @@ def test_frozen_statistics_stay_and_are_what_a_step_normalizes_by(key, microbatc
     evaluate = make_evaluation_step(preprocessing, mesh)
     expected = evaluate(state.model, state.statistics, batch).loss / 8
     step = make_train_step(
-        optimizer, preprocessing, mesh, microbatches=microbatches, frozen_statistics=True
+        optimizer,
+        preprocessing,
+        mesh,
+        options=StepOptions(microbatches=microbatches, frozen_statistics=True),
     )
     state, metrics = step(state, batch, key)
     jax.tree.map(np.testing.assert_array_equal, state.statistics, before.statistics)

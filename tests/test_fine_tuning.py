@@ -202,7 +202,7 @@ def test_a_frozen_backbone_stays_as_it_is():
     model, trained = map(leaves_by_path, after_two_steps())
     changed = {name for name in model if not np.array_equal(model[name], trained[name])}
     assert changed == {"head/weight", "head/bias"}
-    assert parts.frozen_statistics
+    assert parts.options.frozen_statistics
 
 
 def test_a_frozen_batch_normalized_backbone_takes_microbatches():

@@ -40,6 +40,7 @@ from nfx.train import (
     shard_model,
     state_shardings,
     state_specs,
+    StepOptions,
 )
 from tests import planted
 
@@ -219,7 +220,7 @@ def test_dtypes_between_devices_are_a_choice():
         plan_step, abstract_state(lambda: build("NF-ResNet"), OPTIMIZER), abstract_mesh(shape),
         IMAGE, 16,
     )  # fmt: skip
-    whole, halved = planned(plan()), planned(plan(communication=half))
+    whole, halved = planned(plan()), planned(plan(StepOptions(communication=half)))
     assert halved["all-gather"] * 2 == whole["all-gather"]
     assert halved["reduce-scatter"] * 2 == whole["reduce-scatter"]
     assert (halved["all-reduce"] - 4) * 2 == whole["all-reduce"] - 4
@@ -270,7 +271,7 @@ def test_a_step_keeps_to_a_table_of_ones_own():
     for size, rules in ((1, FULLY_SHARDED), (8, own)):
         mesh, optimizer = mesh_of({"data": size}), optax.sgd(0.1)
         state = create_state(build_small, optimizer, mesh, rules=rules)
-        step = make_train_step(optimizer, PREPROCESSING, mesh, rules=rules)
+        step = make_train_step(optimizer, PREPROCESSING, mesh, options=StepOptions(rules=rules))
         states.append(step(state, place_batch(batch(), mesh), jax.random.key(1))[0])
     kernel = states[1].model.stages[0].blocks[0].conv0.weight
     assert kernel.sharding.spec == P(None, None, None, "data")

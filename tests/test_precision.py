@@ -27,6 +27,7 @@ from nfx.train import (
     Precision,
     PRECISIONS,
     Preprocessing,
+    StepOptions,
 )
 
 
@@ -146,7 +147,7 @@ def test_programs_have_the_dtypes_of_their_policy(name, shape):
     precision, mesh = PRECISIONS[name], mesh_of(**shape)
     state = abstract_state(build, OPTIMIZER, mesh)
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batch_of(16)))
-    step = make_train_step(OPTIMIZER, PLAIN, mesh, precision=precision)
+    step = make_train_step(OPTIMIZER, PLAIN, mesh, options=StepOptions(precision=precision))
     traced = step.trace(state, batch, jax.random.key(0))
     assert dtypes_of(traced, "convolution") == {precision.compute}
     assert dtypes_of(traced, "rsqrt") == {precision.parameters}  # of standardization alone
@@ -168,7 +169,7 @@ def test_batch_statistics_are_in_float32_whatever_the_policy(name):
     )
     state = abstract_state(build_normalized, OPTIMIZER, mesh)
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batch_of(8)))
-    step = make_train_step(OPTIMIZER, PLAIN, mesh, precision=precision)
+    step = make_train_step(OPTIMIZER, PLAIN, mesh, options=StepOptions(precision=precision))
     traced = step.trace(state, batch, jax.random.key(0))
     assert dtypes_of(traced, "convolution") == {precision.compute}
     assert dtypes_of(traced, "rsqrt") == {"float32"}
@@ -199,7 +200,9 @@ def one_step(microbatches, **shape):
     """Metrics, all gradients, and the state after it, by name."""
     mesh = mesh_of(**shape)
     state = create_state(build, OPTIMIZER, mesh)
-    step = make_train_step(OPTIMIZER, EVERYTHING, mesh, gradients_of, microbatches=microbatches)
+    step = make_train_step(
+        OPTIMIZER, EVERYTHING, mesh, gradients_of, options=StepOptions(microbatches=microbatches)
+    )
     state, metrics = step(state, place_batch(batch_of(32), mesh), jax.random.key(1))
     return {**jax.device_get(metrics), **leaves_by_path(jax.device_get(state))}
 
@@ -233,7 +236,7 @@ def test_microbatches_change_nothing_but_rounding(microbatches, shape):
 def compiled(microbatches):
     mesh = mesh_of(data=2, fsdp=2)
     state = abstract_state(build, OPTIMIZER, mesh)
-    step = make_train_step(OPTIMIZER, PLAIN, mesh, microbatches=microbatches)
+    step = make_train_step(OPTIMIZER, PLAIN, mesh, options=StepOptions(microbatches=microbatches))
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batch_of(64, size=32)))
     program = compile_step(step, state, batch, jax.random.key(0))
     return program.report, program.compiled.as_text()
@@ -272,7 +275,7 @@ def test_a_plan_of_microbatches_sends_activations_in_parts():
     state = abstract_state(lambda: build(group_width=8), OPTIMIZER)
     sent = lambda **how: {
         each.purpose: (each.number, each.bytes)
-        for each in plan_step(state, mesh, (12, 12, 3), 16, **how).collectives
+        for each in plan_step(state, mesh, (12, 12, 3), 16, StepOptions(**how)).collectives
     }
     whole, parts, half = sent(), sent(microbatches=2), sent(precision=PRECISIONS["mixed"])
     gradients = "gradients, the rest of the batch's axes"
@@ -289,7 +292,8 @@ def test_a_plan_of_microbatches_sends_activations_in_parts():
 
 def test_frozen_batch_norm_is_planned_in_microbatches():
     model = lambda: nfx.create_model("se_resnext_micro", key=jax.random.key(0))
-    plan = ft.partial(plan_step, abstract_state(model, OPTIMIZER), mesh_of(data=2), (12, 12, 3), 16)
+    state, mesh = abstract_state(model, OPTIMIZER), mesh_of(data=2)
+    plan = lambda **how: plan_step(state, mesh, (12, 12, 3), 16, StepOptions(**how))
     with pytest.raises(ValueError, match="must be 1 for a batch-normalized model"):
         plan(microbatches=2)
     assert plan(microbatches=2, frozen_statistics=True).collectives == plan().collectives
@@ -308,6 +312,8 @@ def test_microbatches_that_cannot_be_are_refused(name, preprocessing, microbatch
     mesh = mesh_of(data=2)
     state = abstract_state(lambda: nfx.create_model(name, key=jax.random.key(0)), OPTIMIZER, mesh)
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batch_of(8)))
-    step = make_train_step(OPTIMIZER, preprocessing, mesh, microbatches=microbatches)
+    step = make_train_step(
+        OPTIMIZER, preprocessing, mesh, options=StepOptions(microbatches=microbatches)
+    )
     with pytest.raises(ValueError, match=message):
         step.trace(state, batch, jax.random.key(0))

@@ -109,7 +109,8 @@ def test_what_is_refused(weights, images, tmp_path, capsys, options, message):
 
 def test_predictions_come_as_they_are_made(weights, images):
     (images / "b.jpg").write_bytes(b"not an image")
-    found = predict(weights[0], [images], model="timm/test_nfnet", image_size=32, batch_size=1)
+    classifier = load_classifier(weights[0], model="timm/test_nfnet", image_size=32)
+    found = predict(classifier, [images], batch_size=1)
     assert next(found).file.name == "a.png"
     with pytest.raises(ValueError, match=r"Cannot read .*b\.jpg"):
         next(found)
@@ -192,7 +193,8 @@ def test_weights_are_evaluated_on_a_folder_by_what_they_predict(weights, labelle
     source = open_sources(str(labelled)).test
     files = [labelled / source[index].name for index in range(len(source))]
     labels = [source[index].label for index in range(len(source))]
-    predictions = predict(path, files, model="timm/test_nfnet", image_size=32, top=4)
+    classifier = load_classifier(path, model="timm/test_nfnet", image_size=32)
+    predictions = predict(classifier, files, top=4)
     scores = [{s.label: s.probability for s in each.classes} for each in predictions]
     right = [max(row, key=row.get) == label for row, label in zip(scores, labels, strict=True)]
     losses = [-np.log(row[label]) for row, label in zip(scores, labels, strict=True)]

@@ -56,9 +56,6 @@ class ExportOptions:
         check_choice("weights", self.weights, get_args(Storage))
 
 
-_DEFAULTS = ExportOptions()
-
-
 def export_classifier(
     model: PyTree,
     *,
@@ -66,7 +63,7 @@ def export_classifier(
     images: ImageFormat,
     class_names: Sequence[str],
     statistics: PyTree = None,
-    options: ExportOptions = _DEFAULTS,
+    options: ExportOptions = ExportOptions(),
 ) -> Artifact:
     """Lowers a classifier from pixels to logits, for inference on other machines.
 

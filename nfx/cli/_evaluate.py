@@ -11,8 +11,16 @@ import tyro
 from nfx.checkpoint import Which
 from nfx.cli._refuse import refuse
 from nfx.data import BadImage, read_class_names
-from nfx.recipes import evaluate, evaluate_weights, find_run, OnSkip, SavedRun
+from nfx.recipes import (
+    evaluate,
+    evaluate_classifier,
+    find_run,
+    load_classifier,
+    OnSkip,
+    SavedRun,
+)
 from nfx.train import Evaluation
+from nfx.weights import pretrained_model
 
 
 # Options that only weights have, and what is evaluated in words.
@@ -90,16 +98,25 @@ def _of_run(run: SavedRun, command: EvaluateCommand, on_skip: OnSkip) -> Mapping
 
 def _of_weights(command: EvaluateCommand, on_skip: OnSkip) -> Mapping[str, Evaluation]:
     refuse(command, ("step",), f"{command.what!r} is no run directory, and weights have no steps")
-    evaluation = evaluate_weights(
+    pretrained_model(command.what, command.model)  # what is mistyped is not said to know no images
+    if not command.data:
+        raise ValueError(
+            f"Weights as {command.what!r} know no images: give some by --data DIR, with "
+            "test/CLASS/*.jpg in it."
+        )
+    classifier = load_classifier(
         command.what,
-        command.data,
         model=command.model,
         class_names=read_class_names(command.class_names),
         image_size=command.image_size,
+        offline=command.offline,
+    )
+    evaluation = evaluate_classifier(
+        classifier,
+        command.data,
         mesh=command.mesh,
         bad_images=command.bad_images or "raise",
         on_skip=on_skip,
-        offline=command.offline,
     )
     return {"weights": evaluation}
 

@@ -71,18 +71,18 @@ def _by_artifact(command: PredictCommand, files: list[Path]) -> Iterator[Predict
 
 
 def _by_model(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
-    from nfx.recipes import predict  # imports the models, which an artifact does without
+    # Imports the models, which an artifact does without.
+    from nfx.recipes import load_classifier, predict
 
-    return predict(
+    classifier = load_classifier(
         command.what,
-        files,
         model=command.model,
-        top=command.top,
         class_names=read_class_names(command.class_names),
         image_size=command.image_size,
-        batch_size=command.batch_size,
         offline=command.offline,
-        mesh=command.mesh,
+    )
+    return predict(
+        classifier, files, top=command.top, batch_size=command.batch_size, mesh=command.mesh
     )
 
 

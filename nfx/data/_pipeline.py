@@ -17,8 +17,6 @@ _CHUNK = 16
 
 _ENDLESS = 2**62
 
-_THREADS = Loading()
-
 
 def _ignore(bad: BadImage) -> None:
     """Takes no notice."""
@@ -32,7 +30,7 @@ def training_batches(  # noqa: PLR0913 (one for each thing that may differ)
     first_step: int = 0,
     part: int = 0,
     parts: int = 1,
-    loading: Loading = _THREADS,
+    loading: Loading = Loading(),
     on_skip: Callable[[BadImage], None] = _ignore,
     left_out: Collection[int] = (),
 ) -> Iterator[Batch]:
@@ -117,7 +115,7 @@ def evaluation_batches(
     *,
     part: int = 0,
     parts: int = 1,
-    loading: Loading = _THREADS,
+    loading: Loading = Loading(),
     on_skip: Callable[[BadImage], None] = _ignore,
 ) -> Iterator[Batch]:
     """Yields each image exactly once, in order; the last batch is filled up with padding.

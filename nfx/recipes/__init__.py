@@ -23,7 +23,7 @@ from nfx.recipes._compile import (
     plan_model as plan_model,
 )
 from nfx.recipes._contact_sheet import contact_sheet as contact_sheet
-from nfx.recipes._evaluate_weights import evaluate_weights as evaluate_weights
+from nfx.recipes._evaluate_classifier import evaluate_classifier as evaluate_classifier
 from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEvaluation
 from nfx.recipes._export import export as export
 from nfx.recipes._feed import OnSkip as OnSkip

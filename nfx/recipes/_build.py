@@ -30,21 +30,15 @@ from nfx.optim import (
 )
 from nfx.recipes._images import recipe_images
 from nfx.recipes._recipe import Recipe
-from nfx.sharding import (
-    AnyMesh,
-    batch_shards,
-    batch_spec,
-    check_batch_divides,
-    Communication,
-)
+from nfx.sharding import AnyMesh, batch_shards, batch_spec, check_batch_divides
 from nfx.train import (
     check_microbatches,
     make_train_step,
     Metrics,
-    Precision,
     PRECISIONS,
     Preprocessing,
     StepMetrics,
+    StepOptions,
 )
 
 
@@ -65,9 +59,7 @@ class Parts(NamedTuple):
         preprocessing: Normalization and augmentation.
         observe: Learning rate and what clipping does, to log.
         key: The run's key.
-        precision: In which dtypes the network computes in training.
-        microbatches: In how many parts each device takes its images of a step.
-        frozen_statistics: Whether a batch-normalized model keeps its running averages.
+        options: How the step is computed.
     """
 
     images: Splits[Images]
@@ -76,25 +68,12 @@ class Parts(NamedTuple):
     preprocessing: Preprocessing
     observe: StepMetrics
     key: PRNGKeyArray
-    precision: Precision
-    microbatches: int
-    frozen_statistics: bool
+    options: StepOptions
 
-    def train_step(
-        self,
-        mesh: Mesh,
-        communication: Communication = Communication(),
-    ) -> jax.stages.Wrapped:
+    def train_step(self, mesh: Mesh) -> jax.stages.Wrapped:
         """Makes the step of the run: see `nfx.train.make_train_step`."""
         return make_train_step(
-            self.optimizer,
-            self.preprocessing,
-            mesh,
-            self.observe,
-            communication=communication,
-            precision=self.precision,
-            microbatches=self.microbatches,
-            frozen_statistics=self.frozen_statistics,
+            self.optimizer, self.preprocessing, mesh, self.observe, options=self.options
         )
 
 
@@ -126,9 +105,11 @@ def build_parts(recipe: Recipe, sources: Splits[Source] | None = None) -> Parts:
         preprocessing=Preprocessing(mean, std, recipe.augmentation, recipe.label_smoothing),
         observe=_observer(recipe, schedule),
         key=run_key,
-        precision=PRECISIONS[recipe.precision],
-        microbatches=recipe.microbatches,
-        frozen_statistics=recipe.freeze != "none",
+        options=StepOptions(
+            precision=PRECISIONS[recipe.precision],
+            microbatches=recipe.microbatches,
+            frozen_statistics=recipe.freeze != "none",
+        ),
     )
 
 

@@ -137,7 +137,7 @@ def compile_recipe(
     mesh = read_mesh(options.mesh, devices)
     check_mesh(recipe, mesh)
     parts = _parts(recipe, options)
-    program, arguments = _PROGRAMS[options.program](recipe, parts, mesh, _communication(options))
+    program, arguments = _PROGRAMS[options.program](recipe, parts, mesh)
     return compile_step(
         program,
         *arguments,
@@ -166,19 +166,12 @@ def plan_model(name: str, options: CompileOptions) -> Plan:
         mesh,
         parts.images.train.image_shape,
         recipe.batch_size,
-        communication=_communication(options),
-        precision=parts.precision,
-        microbatches=parts.microbatches,
-        frozen_statistics=parts.frozen_statistics,
+        parts.options,
     )
 
 
 def _devices(options: CompileOptions) -> Sequence[Any]:
     return topology_devices(options.topology) if options.topology else jax.devices()
-
-
-def _communication(options: CompileOptions) -> Communication:
-    return Communication(options.gather_dtype, options.reduce_dtype)
 
 
 def _recipe(name: str, options: CompileOptions) -> Recipe:
@@ -232,38 +225,38 @@ def _parts(recipe: Recipe, options: CompileOptions) -> Parts:
     sample = recipe.data == "sample"
     classes = options.num_classes or (len(SAMPLE_CLASSES) if sample else 1000)
     nothing = no_images(class_numbers(classes))
-    return build_parts(recipe, Splits(nothing, nothing))
+    parts = build_parts(recipe, Splits(nothing, nothing))
+    communication = Communication(options.gather_dtype, options.reduce_dtype)
+    return parts._replace(options=parts.options._replace(communication=communication))
 
 
 # A function to compile, and its arguments.
 _Program = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def _training_step(
-    recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication
-) -> _Program:
+def _training_step(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     key = jax.ShapeDtypeStruct(parts.key.shape, parts.key.dtype, sharding=replicated(mesh))
     batch = abstract_batch(parts.images.train, recipe.batch_size, mesh)
-    return parts.train_step(mesh, communication), (state, batch, key)
+    return parts.train_step(mesh), (state, batch, key)
 
 
-def _forward(recipe: Recipe, parts: Parts, mesh: Mesh, communication: Communication) -> _Program:
+def _forward(recipe: Recipe, parts: Parts, mesh: Mesh) -> _Program:
     def forward(
         model: PyTree, statistics: PyTree, images: UInt8[Array, "n h w c"]
     ) -> Float[Array, "n classes"]:
-        return infer(model, statistics, images, parts.preprocessing, parts.precision)
+        return infer(model, statistics, images, parts.preprocessing, parts.options.precision)
 
     state = abstract_state(parts.build_model, parts.optimizer, mesh)
     images = abstract_batch(parts.images.train, recipe.batch_size, mesh).images
-    split = batch_spec(mesh)
+    split, communication = batch_spec(mesh), parts.options.communication
     sharded = shard_model(
         forward, mesh, communication=communication, in_specs=(P(), split), out_specs=split
     )
     return jax.jit(sharded), (state.model, state.statistics, images)
 
 
-_PROGRAMS: dict[str, Callable[[Recipe, Parts, Mesh, Communication], _Program]] = {
+_PROGRAMS: dict[str, Callable[[Recipe, Parts, Mesh], _Program]] = {
     "train": _training_step,
     "forward": _forward,
 }

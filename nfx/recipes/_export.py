@@ -9,9 +9,6 @@ from nfx.recipes._classifier import Classifier, load_classifier, random_classifi
 from nfx.serving import check_destination, save_artifact
 
 
-_DEFAULTS = ExportOptions()
-
-
 def export(
     what: str | Path,
     output: str | Path = "",
@@ -20,7 +17,7 @@ def export(
     class_names: Sequence[str] | None = None,
     image_size: int | None = None,
     random: bool = False,
-    options: ExportOptions = _DEFAULTS,
+    options: ExportOptions = ExportOptions(),
     offline: bool = False,
 ) -> Path:
     """Writes a classifier as an artifact, which runs without the code of its model.

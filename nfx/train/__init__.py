@@ -34,6 +34,7 @@ from nfx.train._nonfinite import (
     NonfiniteStep as NonfiniteStep,
     read_nonfinite as read_nonfinite,
 )
+from nfx.train._options import StepOptions as StepOptions
 from nfx.train._outcomes import (
     make_outcome_step as make_outcome_step,
     Outcomes as Outcomes,

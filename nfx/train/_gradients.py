@@ -14,11 +14,10 @@ from nfx.sharding import (
     batch_axes,
     batch_shards,
     batch_spec,
-    Communication,
     local_example_indices,
-    Rules,
 )
 from nfx.train._losses import smoothed_cross_entropy
+from nfx.train._options import StepOptions
 from nfx.train._placement import shard_gradients
 from nfx.train._precision import apply_precisely, Precision
 from nfx.train._preprocessing import augment_examples, Preprocessing
@@ -64,46 +63,44 @@ def check_microbatches(
 def make_differentiate(
     preprocessing: Preprocessing,
     mesh: Mesh,
-    *,
-    rules: Rules,
-    communication: Communication,
-    precision: Precision,
-    microbatches: int,
-    frozen_statistics: bool,
+    options: StepOptions,
 ) -> Differentiate:
     """Makes the mean loss of a global batch with its gradient; the arguments are those of a step.
 
     Inside, each device knows the gradient of its own examples. It adds up what its microbatches
     give, in the dtype of the parameters, and that is added up over the devices, once.
     """
-    share = _make_share(preprocessing, precision, None if frozen_statistics else batch_axes(mesh))
+    normalized_over = None if options.frozen_statistics else batch_axes(mesh)
+    share = _make_share(preprocessing, options.precision, normalized_over)
 
     def local(
         model: PyTree, statistics: PyTree, batch: Batch, key: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[tuple[Float[Array, ""], PyTree], PyTree]:
         count = batch.labels.shape[0]
         check_microbatches(
-            microbatches,
+            options.microbatches,
             count,
             mixes=preprocessing.augmentation.mixes,
-            batch_normalized=statistics is not None and not frozen_statistics,
+            batch_normalized=statistics is not None and not options.frozen_statistics,
         )
         whole = count * batch_shards(mesh)
         loss_and_gradients = lambda examples: jax.value_and_grad(share, has_aux=True)(
             model, statistics, examples, key, step, whole
         )
         examples = (batch, local_example_indices(mesh, count))
-        if microbatches == 1:
+        if options.microbatches == 1:
             (loss, statistics), gradients = loss_and_gradients(examples)
         else:
-            loss, gradients = _accumulate(loss_and_gradients, model, examples, mesh, microbatches)
+            loss, gradients = _accumulate(
+                loss_and_gradients, model, examples, mesh, options.microbatches
+            )
         return (jax.lax.psum(loss, batch_axes(mesh)), statistics), gradients
 
     return shard_gradients(
         local,
         mesh,
-        rules=rules,
-        communication=communication,
+        rules=options.rules,
+        communication=options.communication,
         in_specs=(P(), batch_spec(mesh), P(), P()),
         out_specs=(P(), P()),
     )

@@ -21,12 +21,11 @@ from nfx.sharding import (
     batch_shards,
     check_batch_divides,
     Communication,
-    FULLY_SHARDED,
-    Rules,
     shards,
     spec_axes,
 )
 from nfx.train._gradients import check_microbatches
+from nfx.train._options import StepOptions
 from nfx.train._placement import idle_axes, state_specs
 from nfx.train._precision import Precision
 from nfx.train._step import TrainState
@@ -128,17 +127,12 @@ class Plan:
         )
 
 
-def plan_step(  # noqa: PLR0913 (one for each thing that may differ)
+def plan_step(
     state: TrainState,
     mesh: AnyMesh,
     image_shape: tuple[int, int, int],
     batch_size: int,
-    *,
-    rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),
-    precision: Precision = Precision(),
-    microbatches: int = 1,
-    frozen_statistics: bool = False,
+    options: StepOptions = StepOptions(),
 ) -> Plan:
     """Plans a training step.
 
@@ -147,34 +141,28 @@ def plan_step(  # noqa: PLR0913 (one for each thing that may differ)
         mesh: The mesh; its devices need not be there.
         image_shape: Height, width and channels of the images.
         batch_size: Of the global batch.
-        rules: How the state is split: see `state_specs`.
-        communication: In which dtypes parameters and gradients go between devices.
-        precision: In which dtypes the network computes.
-        microbatches: In how many parts a device takes its examples: what is sent for parameters
-            and gradients does not depend on it.
-        frozen_statistics: Whether a batch-normalized model keeps its running averages: see
-            `make_train_step`.
+        options: How the step is computed.
 
     Raises:
         ValueError: If the rules leave a leaf out, the mesh does not divide it or the batch, or
             the step cannot be taken in such parts.
     """
     check_batch_divides(mesh, batch_size)
-    tree = state_specs(state, mesh, rules, model=state.model)
+    tree = state_specs(state, mesh, options.rules, model=state.model)
     specs = leaves_by_path(tree)
     leaves = tuple(
         _plan_leaf(path, leaf, specs[path], mesh) for path, leaf in leaves_by_path(state).items()
     )
     model = [leaf for leaf in leaves if leaf.path.startswith("model/")]
     images = batch_size // batch_shards(mesh)
-    normalized = state.statistics is not None and not frozen_statistics
-    check_microbatches(microbatches, images, mixes=False, batch_normalized=normalized)
+    normalized = state.statistics is not None and not options.frozen_statistics
+    check_microbatches(options.microbatches, images, mixes=False, batch_normalized=normalized)
     of_blocks = _block_collectives(
-        state.model, mesh, image_shape, images // microbatches, precision
+        state.model, mesh, image_shape, images // options.microbatches, options.precision
     )
     found = [
-        *_parameter_collectives(model, mesh, communication),
-        *(_times(microbatches, expected) for expected in of_blocks),
+        *_parameter_collectives(model, mesh, options.communication),
+        *(_times(options.microbatches, expected) for expected in of_blocks),
     ]
     return Plan(
         mesh=dict(mesh.shape),

@@ -30,6 +30,7 @@ from nfx.sharding import (
 )
 from nfx.train._gradients import make_differentiate
 from nfx.train._losses import one_hot, smoothed_cross_entropy
+from nfx.train._options import StepOptions
 from nfx.train._placement import shard_model, state_shardings
 from nfx.train._precision import apply_precisely, Precision
 from nfx.train._preprocessing import Preprocessing
@@ -155,17 +156,13 @@ def _build_state(
     return TrainState(step, model, optimizer.init(model), initial_statistics(model))
 
 
-def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
+def make_train_step(
     optimizer: optax.GradientTransformation,
     preprocessing: Preprocessing,
     mesh: Mesh,
     observe: StepMetrics = lambda gradients, model, step: {},
     *,
-    rules: Rules = FULLY_SHARDED,
-    communication: Communication = Communication(),
-    precision: Precision = Precision(),
-    microbatches: int = 1,
-    frozen_statistics: bool = False,
+    options: StepOptions = StepOptions(),
 ) -> jax.stages.Wrapped:
     """Makes the jitted step `(state, batch, key) -> (state, metrics)`.
 
@@ -179,28 +176,14 @@ def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
         mesh: The devices; the batch is split over "data" and "fsdp", and the state as
             `state_shardings` says.
         observe: What to log beside `loss`, `gradient_norm` and `update_norm`.
-        rules: How the state is split over "fsdp": see `state_shardings`.
-        communication: In which dtypes parameters and gradients go between devices.
-        precision: In which dtypes the network computes.
-        microbatches: In how many parts, one after the other, each device takes its examples, for
-            activations of one part at a time. The step is the same but for rounding.
-        frozen_statistics: Whether a batch-normalized model keeps its running averages, and
-            normalizes by them as in inference: for one whose layers of that kind are not trained.
+        options: How it is computed.
 
     Raises:
         ValueError: On tracing, if the microbatches do not divide a device's examples, or pairs to
             mix, or the step normalizes by the statistics of batches and there is more than one.
     """
     optimizer = optax.with_extra_args_support(optimizer)
-    differentiate = make_differentiate(
-        preprocessing,
-        mesh,
-        rules=rules,
-        communication=communication,
-        precision=precision,
-        microbatches=microbatches,
-        frozen_statistics=frozen_statistics,
-    )
+    differentiate = make_differentiate(preprocessing, mesh, options)
 
     def train_step(
         state: TrainState, batch: Batch, key: PRNGKeyArray
@@ -223,7 +206,7 @@ def make_train_step(  # noqa: PLR0913 (one for each thing that may differ)
         }
         model = optax.apply_updates(state.model, updates)
         state = TrainState(state.step + 1, model, opt_state, statistics)
-        state = constrain(state, state_shardings(state, mesh, rules, model=model))
+        state = constrain(state, state_shardings(state, mesh, options.rules, model=model))
         return state, constrain(metrics, replicated(mesh))
 
     whole, split = replicated(mesh), NamedSharding(mesh, batch_spec(mesh))
@@ -260,8 +243,8 @@ def make_evaluation_step(
 ) -> jax.stages.Wrapped:
     """Makes the jitted `(model, statistics, batch) -> counts`.
 
-    Summed over batches, the counts are exact. The arguments are those of `make_train_step`;
-    networks that were trained in bfloat16 are evaluated in float32, as the official code does.
+    Summed over batches, the counts are exact. The arguments are those of `StepOptions`; networks
+    that were trained in bfloat16 are evaluated in float32, as the official code does.
     """
 
     def evaluation_step(model: PyTree, statistics: PyTree, batch: Batch) -> EvaluationCounts:
