@@ -1,6 +1,7 @@
 """Numbers and tables as all of nfx shows them."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 
@@ -22,6 +23,11 @@ def plain_table(title: str = "", caption: str = "") -> "Table":
         title_justify="left",
         caption_justify="left",
     )
+
+
+def typed_path(path: Path) -> Path:
+    """The path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def format_bytes(value: int | float) -> str:

@@ -3,6 +3,7 @@
 Its laws are in `test_laws.py`.
 """
 
+import re
 import warnings
 
 import equinox as eqx
@@ -29,6 +30,10 @@ from nfx.optim import (
 from nfx.testing import check_clipping, check_sharding_invariant, CLIPPING_LAWS, LawViolation
 from tests import planted
 from tests.reference import create_abstract, load_golden, tiny_overrides
+
+
+# Presets leave out what these trees do not have.
+NO_HEAD = pytest.mark.filterwarnings("ignore:adaptive_grad_clip clips what it may be meant")
 
 
 def clip(transform, gradients, params):
@@ -118,6 +123,7 @@ def test_presets_are_lawful_for_their_own_units(preset):
     )  # fmt: skip
 
 
+@NO_HEAD
 def test_the_presets_are_the_implementations(key):
     """The example of the gain, for which they differ: official and timm's numbers."""
     gain = nfx.nn.WSConv2d(2, 4, 1, key=key)
@@ -143,6 +149,12 @@ def test_one_entry_of_units_serves_a_subtree():
     full = adaptive_grad_clip(0.01, units={"a": {"x": (-1,), "y": (-1,)}, "b": ()})
     updates = [clip(t, gradients, params) for t in (prefix, full)]
     jax.tree.map(np.testing.assert_array_equal, *updates)
+
+
+def test_a_pattern_that_leaves_nothing_out_is_told():
+    layer = eqx.nn.Linear(2, 3, key=jax.random.key(0))
+    with pytest.warns(UserWarning, match="'wieght' matches none of the 2 leaves"):
+        adaptive_grad_clip(0.01, exclude=("bias", "wieght")).init(layer)
 
 
 def test_excluded_leaves_are_left_alone_and_not_counted():
@@ -214,6 +226,7 @@ def test_a_schedule_of_the_ratio(key):
         np.testing.assert_allclose(updates["w"], 0.01 * (1 + number), rtol=1e-5)
 
 
+@NO_HEAD
 def test_maps_over_optimizer_states_treat_the_state_as_empty(key):
     layer = nfx.nn.Linear(2, 3, key=key)
     optimizer = nfnet_sgd(0.1)
@@ -343,6 +356,7 @@ def test_describe_says_what_happens_to_each_leaf():
     )
 
 
+@NO_HEAD
 def test_describe_sees_through_masks_partitions_and_sam(key):
     layer = nfx.nn.Linear(2, 3, key=key)
     clipping = adaptive_grad_clip(0.01)
@@ -456,7 +470,25 @@ def test_what_does_not_clip_is_no_clipper(transform):
 
 def test_a_floor_above_one_is_lawful():
     laws = ("closed form", "identity")
-    assert check_clipping(adaptive_grad_clip(0.01, 2.0), laws=laws, examples=50) == laws
+    assert check_clipping(adaptive_grad_clip(0.01, 2.0), eps=2.0, laws=laws, examples=50) == laws
+
+
+def test_a_floor_on_the_bound_is_not_taken_for_another_floor():
+    """At one ratio it is one: the floor has to be said."""
+    transform = planted.CLIPPERS["floor on the bound"](0.01)
+    with pytest.raises(LawViolation, match="bound"):
+        check_clipping(transform, laws=["bound"])
+
+
+def test_numbers_that_break_a_law_are_shown_to_the_digit_that_does():
+    transform = planted.CLIPPERS["eps added for floored"](0.01)
+    with pytest.raises(LawViolation) as violation:
+        check_clipping(transform, laws=["closed form"])
+    expected, clipped = (
+        re.search(rf"{name} +(\[.*?\])", str(violation.value)).group(1)
+        for name in ("in float64 it is", "clipped ")
+    )
+    assert expected != clipped
 
 
 def test_large_trees_are_drawn_from_seeds():

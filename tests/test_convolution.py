@@ -555,7 +555,7 @@ def test_multiply_accumulates_of_maps_are_those_of_each(case):
 @pytest.mark.parametrize(
     ("channels", "kernel", "groups", "message"),
     [
-        (4, (3, 3, 2, 4), 1, r"x has shape \(5, 5, 4\).*with groups=1, x must have 2 channels"),
+        (4, (3, 3, 2, 4), 1, r"x has shape \(5, 5, 4\).*with groups=1, x must have 2 channels, wh"),
         (4, (3, 3, 4, 4), 2, "with groups=2, x must have 8 channels"),
         (4, (3, 3, 2, 3), 2, "the kernel's outputs must be a multiple of the groups"),
     ],
@@ -564,6 +564,15 @@ def test_channels_and_groups_must_agree(channels, kernel, groups, message):
     with pytest.raises(ValueError, match=message):
         convolve(
             jnp.ones((5, 5, channels)), jnp.ones(kernel), stride=1, padding="SAME", groups=groups
+        )
+
+
+def test_a_batch_is_no_image(key):
+    # What checks shapes would refuse it first, in these tests alone.
+    convolve_anything = getattr(convolve, "__wrapped__", convolve)
+    with pytest.raises(ValueError, match=r"takes one image, .*jax\.vmap makes it take a batch"):
+        convolve_anything(
+            jnp.ones((2, 5, 5, 3)), jnp.ones((3, 3, 3, 4)), stride=1, padding="SAME", groups=1
         )
 
 

@@ -444,6 +444,21 @@ def test_folders_with_a_test_set(tmp_path):
     assert splits.test[3].image == (tmp_path / "test" / "dog" / "01.png").read_bytes()
 
 
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_files_that_are_no_images_are_counted_once_and_not_taken(tmp_path, folder):
+    for name in ("cat", "dog"):
+        write_images(tmp_path / folder / name, 10)
+        (tmp_path / folder / name / "notes.TXT").write_text("")
+        (tmp_path / folder / name / ".hidden").write_text("")
+        if folder:
+            write_images(tmp_path / "test" / name, 1)
+    (tmp_path / folder / "dog" / "README").write_text("")
+    splits = load_folder(tmp_path)
+    assert dict(splits.train.other_files) == {".txt": 2, "no suffix": 1}
+    assert not splits.test.other_files
+    assert len(splits.train) == (20 if folder else 18)
+
+
 def test_labels_of_a_test_set_are_those_of_the_training_set(tmp_path):
     for name in ("cat", "dog", "emu"):
         write_images(tmp_path / "train" / name, 1)

@@ -171,6 +171,7 @@ def test_a_contact_sheet_shows_what_a_run_sees_first(batch_size):
 
 def test_people_read_counts_and_what_cannot_be_read(tmp_path, capsys):
     folder = write_pictures(tmp_path / "in", broken={"03"})
+    (folder / "red" / "04.heic").write_bytes(b"")
     sheet = tmp_path / "sheet.png"
     arguments = ["inspect", "data", str(folder), "--sheet", str(sheet), "--image-size", "32"]
     assert main([*arguments, "--bad-images", "skip", "--images", "6"]) == 1
@@ -178,6 +179,7 @@ def test_people_read_counts_and_what_cannot_be_read(tmp_path, capsys):
     assert "2 classes" in out
     assert "2 cannot be used:" in out
     assert "blue/03.jpg: it is damaged" in out
+    assert "Files that are taken for no images: 1 .heic" in out
     with Image.open(sheet) as picture:
         assert picture.width > 6 * 112
 
@@ -269,7 +271,7 @@ def test_a_run_that_a_bad_image_stopped_may_go_on_and_skip_it():
     """Until then it was the same run."""
     begun = Recipe()
     check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", bad_share=0.5))
-    with pytest.raises(ValueError, match=r"its seed is 0, not 1\. To"):
+    with pytest.raises(ValueError, match=r"another run, with seed=0, and not 1\. To"):
         check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", seed=1))
 
 

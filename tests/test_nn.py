@@ -73,13 +73,14 @@ def test_compute_follows_the_dtype_of_the_image(key):
             "padding='valid' must be one of 'SAME', 'symmetric'",
         ),
         (dict(in_channels=6, out_channels=8, standardization="torch"), "one of"),
+        (dict(in_channels=6, out_channels=8, kernel_size=0), "kernel_size=0 must be the side of"),
     ],
 )
 def test_convolutions_refuse_what_they_cannot_do(key, arguments, message):
     # The constructor's annotations would refuse the names first, in these tests alone.
     build = getattr(nn.WSConv2d.__init__, "__wrapped__", nn.WSConv2d.__init__)
     with pytest.raises((ValueError, TypeError), match=message):
-        build(object.__new__(nn.WSConv2d), kernel_size=3, key=key, **arguments)
+        build(object.__new__(nn.WSConv2d), **{"kernel_size": 3, **arguments}, key=key)
 
 
 SHAPE_PRESERVING = sorted(set(nn.ACTIVATIONS) - {"glu", "log_softmax"})

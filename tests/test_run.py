@@ -188,7 +188,7 @@ def test_a_run_that_diverges_stops_with_the_reason(tmp_path, capsys):
 def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
     run_dir = str(finished[0])
     error = refused(capsys, "train", "--run-dir", run_dir, "--resume", "--batch-size", "64")
-    assert "its batch_size is 16, not 64" in error
+    assert "with batch_size=16, and not 64" in error
     error = refused(capsys, "train", "--run-dir", run_dir, *SMALL)
     assert "holds a run already. Resume it with --resume" in error
 

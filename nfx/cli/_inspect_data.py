@@ -124,6 +124,7 @@ def _record(found: Survey) -> dict[str, Any]:
         "sides": _sides(found),
         "stored_bytes": int(found.stored_bytes.sum()),
         "kinds": dict(found.kinds),
+        "other_files": dict(found.other_files),
         "bad": [dataclasses.asdict(bad) for bad in found.bad],
     }
 
@@ -148,6 +149,9 @@ def _show(surveys: dict[str, Survey]) -> None:
         size = f"{found.images:,} images{of}, {format_bytes(int(found.stored_bytes.sum()))}"
         console.print(f"[bold]{split}[/bold]: {size}. {sides}. {kinds}.", highlight=False)
         console.print(_classes(found))
+        if found.other_files:
+            others = ", ".join(f"{count:,} {kind}" for kind, count in found.other_files.items())
+            console.print(f"Files that are taken for no images: {others}", highlight=False)
         if found.bad:
             console.print(f"[bold red]{len(found.bad):,} cannot be used:[/bold red]")
         for bad in found.bad[:_LISTED]:

@@ -1,8 +1,9 @@
 """Images in folders, one folder a class."""
 
+import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,14 @@ class FolderSource:
         names: One path an image, with slashes.
         labels: One label an image, shape `(n,)`.
         class_names: One name a class.
+        other_files: How many files are among them that have no image's suffix, by suffix.
     """
 
     root: Path
     names: Sequence[str]
     labels: np.ndarray
     class_names: Sequence[str]
+    other_files: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -124,7 +127,7 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
     for path in (Path(path).expanduser() for path in paths):
         if not path.exists():
             raise ValueError(f"No file or folder {str(path)!r}.")
-        files = [path / name for name in _images_below(path)] if path.is_dir() else [path]
+        files = [path / name for name in _files_below(path)[0]] if path.is_dir() else [path]
         if not files:
             raise ValueError(
                 f"No images in {str(path)!r}: none of its files ends in "
@@ -155,20 +158,23 @@ def _held_out(images: FolderSource) -> Splits[FolderSource]:
         names = Strings(images.names[index] for index in indices.tolist())
         return dataclasses.replace(images, names=names, labels=images.labels[indices])
 
-    return Splits(part(~held), part(held))
+    return Splits(part(~held), dataclasses.replace(part(held), other_files={}))
 
 
 def _index(root: Path, split: Path) -> FolderSource:
     """Packs one class after the other: a million paths are never in a list."""
     names, counts, class_names = Strings(), [], []
+    others: collections.Counter[str] = collections.Counter()
     for folder in _class_folders(split):
-        if files := _images_below(folder):
+        files, other_files = _files_below(folder)
+        others.update(_suffix(name) or "no suffix" for name in other_files)
+        if files:
             prefix = folder.relative_to(root).as_posix()
             names.extend(f"{prefix}/{file}" for file in files)
             class_names.append(folder.name)
             counts.append(len(files))
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return FolderSource(root, names, labels, class_names)
+    return FolderSource(root, names, labels, class_names, dict(others.most_common()))
 
 
 def _class_folders(split: Path) -> list[Path]:
@@ -183,20 +189,25 @@ def _class_folders(split: Path) -> list[Path]:
         raise unreadable_folder(error) from error
 
 
-def _images_below(folder: Path) -> list[str]:
-    """Paths of the images below a folder, relative to it, in order; nothing that is hidden."""
+def _files_below(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the images below a folder, relative to it, in order, and of all other files.
+
+    Nothing that is hidden is among them.
+    """
 
     def refuse(error: OSError) -> None:
         raise unreadable_folder(error) from error
 
-    found = []
+    images, others = [], []
     for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         folders[:] = (name for name in folders if not is_hidden(name))
         below = os.path.relpath(where, folder)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
-        found += [prefix + name for name in files if _is_image(name)]
-    return sorted(found)
+        for name in files:
+            if not is_hidden(name):
+                (images if _suffix(name) in IMAGE_SUFFIXES else others).append(prefix + name)
+    return sorted(images), others
 
 
-def _is_image(name: str) -> bool:
-    return not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

@@ -29,6 +29,7 @@ class Survey:
         stored_bytes: Bytes of each that can be read, shape `(n,)`.
         kinds: How many there are of each format and mode of color, as "JPEG RGB".
         bad: Those that cannot be read.
+        other_files: How many files of a folder were taken for no images, by suffix.
     """
 
     images: int
@@ -38,6 +39,7 @@ class Survey:
     stored_bytes: np.ndarray
     kinds: Mapping[str, int]
     bad: Sequence[BadImage]
+    other_files: Mapping[str, int]
 
     @property
     def examined(self) -> int:
@@ -91,6 +93,7 @@ def survey(
         stored_bytes=np.asarray([each.stored_bytes for each in seen], np.int64),
         kinds=dict(collections.Counter(each.kind for each in seen).most_common()),
         bad=[each for each in found if isinstance(each, BadImage)],
+        other_files=getattr(source, "other_files", {}),
     )
 
 

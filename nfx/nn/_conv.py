@@ -21,6 +21,14 @@ class WSConv2d(eqx.Module):
     `jax.vmap` the standardization is traced once, not once an example.
 
     Attributes:
+        weight: The kernel, before it is standardized.
+        gain: What each output of the standardized kernel is multiplied by.
+        bias: Added to the output.
+        stride: Step between output pixels, in input pixels.
+        groups: Number of channel groups.
+        standardization: By which rule: see `STANDARDIZATIONS`.
+        padding: `"SAME"` or `"symmetric"`: see `window_padding`.
+        gamma: Constant that the standardized kernel is multiplied by.
         axis_name: The axis of the mesh over which the input's channels are split, or None: see
             `nfx.graph.split_channels`.
     """
@@ -66,8 +74,8 @@ class WSConv2d(eqx.Module):
             key: Randomness for the kernel.
 
         Raises:
-            ValueError: If `groups` does not divide both channel counts, or a convention
-                has no such name.
+            ValueError: If the size is no whole number of pixels, `groups` does not divide both
+                channel counts, or a convention has no such name.
         """
         check_choice("standardization", standardization, STANDARDIZATIONS)
         check_choice("padding", padding, get_args(Padding))
@@ -164,8 +172,13 @@ def draw_kernel(
     """Draws a square kernel from N(0, 1 / fan_in).
 
     Raises:
-        ValueError: If `groups` does not divide both channel counts.
+        ValueError: If the size is no whole number of pixels, or `groups` does not divide both
+            channel counts.
     """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(
+            f"kernel_size={size!r} must be the side of a square in pixels, a whole number."
+        )
     if in_channels % groups or out_channels % groups:
         raise ValueError(
             f"groups={groups} must divide in_channels={in_channels} and "

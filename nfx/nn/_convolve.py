@@ -69,15 +69,20 @@ def convolve(
         groups: Number of channel groups.
 
     Raises:
-        ValueError: If the kernel does not have the channels of a group of `x`, or `groups` does
-            not divide its outputs.
+        ValueError: If `x` is not one image, the kernel does not have the channels of a group of
+            it, or `groups` does not divide its outputs.
         TypeError: If they have different dtypes.
     """
+    if x.ndim != 3:
+        raise ValueError(
+            f"x has shape {x.shape}: a convolution takes one image, (height, width, channels), and "
+            "jax.vmap makes it take a batch."
+        )
     if x.shape[2] != kernel.shape[2] * groups or kernel.shape[3] % groups:
         raise ValueError(
             f"x has shape {x.shape} and the kernel {kernel.shape}: with groups={groups}, x must "
-            f"have {kernel.shape[2] * groups} channels and the kernel's outputs must be a multiple "
-            "of the groups."
+            f"have {kernel.shape[2] * groups} channels, which come last, and the kernel's outputs "
+            "must be a multiple of the groups."
         )
     if x.dtype != kernel.dtype:
         raise TypeError(f"x is {x.dtype} and the kernel {kernel.dtype}: cast one to the other's.")

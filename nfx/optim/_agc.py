@@ -2,6 +2,7 @@
 
 import functools as ft
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, get_args, Literal, NamedTuple
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Inexact, PyTree, ScalarLike
 
 from nfx._layout import Units
 from nfx._names import check_choice
-from nfx._tree import as_patterns, mask_by_path
+from nfx._tree import as_patterns, check_patterns, leaves_by_path, mask_by_path
 from nfx._units import LeafUnits, list_units, tensor_axes, unit_axes
 from nfx.optim._states import find_states
 
@@ -232,12 +233,16 @@ def adaptive_grad_clip(
             or a function from the parameters to one. By default what the modules declare:
             `nfx.unit_axes`.
         exclude: Patterns of leaf paths that are not clipped; the paper's is `"head/weight"`, the
-            classifier's.
+            classifier's. A pattern is a regular expression of a whole path, or of the end of one
+            after a slash: all that is below `head` is `"head/.*"`.
         nonfinite: What becomes of a unit whose gradient has NaN or infinity in it, or a norm
             beyond 6e26. `"propagate"` passes NaN on, and zeroes a unit of finite gradients whose
             norm overflows; `"zero_unit"` zeroes it, and `"zero_step"` the whole step. Count such
             units with `clip_telemetry`. Zeros still let weights decay and momentum move them: to
             leave everything as it is, propagate, and wrap the chain in `optax.apply_if_finite`.
+
+    Warns:
+        UserWarning: On init, if a pattern leaves nothing out.
 
     Raises:
         ValueError: If `clipping` or `eps` is not positive; on init or update, if `params` is
@@ -246,6 +251,7 @@ def adaptive_grad_clip(
     rule = clip_rule(clipping, eps, units=units, exclude=exclude, nonfinite=nonfinite)
 
     def init(params: PyTree) -> Any:
+        _warn_of_no_match(rule.exclude, params)
         leaves = tuple(leaf for leaf in rule.units_or_none(params) if leaf is not None)
         return ClipState(Remark(leaves))
 
@@ -261,6 +267,14 @@ def adaptive_grad_clip(
         return jax.tree.unflatten(jax.tree.structure(updates), clipped), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _warn_of_no_match(exclude: Sequence[str], params: PyTree) -> None:
+    try:
+        check_patterns(exclude, list(leaves_by_path(params)), "leaves")
+    except ValueError as error:
+        words = f"adaptive_grad_clip clips what it may be meant to leave alone: {error}"
+        warnings.warn(words, stacklevel=3)
 
 
 def _clip_leaves(rule: ClipRule, gradients: PyTree, params: PyTree) -> list[Array]:

@@ -209,12 +209,12 @@ def check_same_recipe(run: str, saved: Recipe, asked: Recipe) -> None:
     """
     old, new = dataclasses.asdict(saved), dataclasses.asdict(asked)
     differ = [
-        f"{name} is {old[name]!r}, not {new[name]!r}"
+        f"{name}={old[name]!r}, and not {new[name]!r}"
         for name in old
         if old[name] != new[name] and name not in ("bad_images", "bad_share")
     ]
     if differ:
         raise ValueError(
-            f"{run!r} holds another run: its {'; '.join(differ)}. To resume it, leave these "
+            f"{run!r} holds another run, with {'; '.join(differ)}. To resume it, leave these "
             "options out; to train otherwise, choose another --run-dir."
         )

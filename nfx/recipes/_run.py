@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from nfx._show import typed_path
 from nfx.checkpoint import CheckpointStore, tree_digest
 from nfx.optim import clipped_leaves
 from nfx.recipes._build import build_parts, check_mesh, Parts
@@ -95,7 +96,7 @@ def train(
     if is_first_process():
         directory.write_result(result)
         plot_clipping(directory.path, clipped_leaves(state.opt_state))
-    display.say(_closing_words(directory, result) + _best_words(directory, *best))
+    display.say(_closing_words(recipe, directory, result) + _best_words(directory, *best))
     wait_for_all("finished")
     return directory
 
@@ -163,9 +164,10 @@ def _warning(display: Display) -> Callable[[str], None]:
 def _stopped(stop: StopRequest, step: int, directory: RunDirectory) -> TrainingStopped:
     """What a run that was stopped says."""
     received = stop.signal or signal.SIGTERM  # another process received it
+    path = typed_path(directory.path)
     return TrainingStopped(
         f"Stopped by {received.name} after step {step:,}, which is saved. Resume, to the same "
-        f"bits as if it had not stopped:\n  nfx train --run-dir {_shown(directory.path)} --resume",
+        f"bits as if it had not stopped:\n  nfx train --run-dir {path} --resume",
         received,
     )
 
@@ -182,7 +184,7 @@ def _result(
         raise RunDirectoryError(
             f"{str(directory.path / 'metrics.jsonl')!r} has no record of the last step, which the "
             "run has trained: put the file back from a copy, and resume. Its checkpoints can be "
-            f"used without: nfx evaluate {_shown(directory.path)}"
+            f"used without: nfx evaluate {typed_path(directory.path)}"
         )
     return {
         **evaluation.metrics(),
@@ -209,20 +211,24 @@ def _opening_words(recipe: Recipe, parts: Parts, mesh: Mesh, directory: RunDirec
         f"Training {recipe.model} on {len(train):,} images of {len(train.class_names)} classes "
         f"({len(test):,} to test with): {recipe.steps:,} steps of {recipe.batch_size}, on "
         f"{mesh.size} {platform} device{'s' if mesh.size > 1 else ''}.\n"
-        f"{idle}Run directory: {_shown(directory.path)}"
+        f"{idle}Run directory: {typed_path(directory.path)}"
     )
 
 
-def _closing_words(directory: RunDirectory, result: dict[str, Any]) -> str:
-    path = _shown(directory.path)
+def _closing_words(recipe: Recipe, directory: RunDirectory, result: dict[str, Any]) -> str:
+    others = (
+        "Train on your images:   nfx train --data DIR    (DIR/train/CLASS/*.jpg and "
+        "DIR/test/CLASS/*.jpg)\n"
+    )
+    path = typed_path(directory.path)
     return (
         f"\nTest accuracy {result['test_accuracy']:.1%} in {result['wall_seconds']:.0f} s; "
         f"everything about the run is in {path}\n\n"
         f"Look at it:             nfx report {path}\n"
         f"Evaluate it again:      nfx evaluate {path}\n"
-        f"Resume after a stop:    nfx train --run-dir {path} --resume\n"
-        "Train on your images:   nfx train --data DIR    (DIR/train/CLASS/*.jpg and "
-        "DIR/test/CLASS/*.jpg)\n"
+        f"Name what is in images: nfx predict {path} IMAGES\n"
+        f"Take it elsewhere:      nfx export {path}\n"
+        f"{others if recipe.data == 'sample' else ''}"
         "Everything there is:    nfx train --help"
     )
 
@@ -234,10 +240,5 @@ def _best_words(directory: RunDirectory, best: int | None, scores: Mapping[int, 
     return (
         f"\n\nThe best checkpoint is that of step {best:,}, with a test accuracy of "
         f"{scores[best]:.1%}:\n"
-        f"Evaluate it:            nfx evaluate {_shown(directory.path)} --step best"
+        f"Evaluate it:            nfx evaluate {typed_path(directory.path)} --step best"
     )
-
-
-def _shown(path: Path) -> Path:
-    """The path as one would type it here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

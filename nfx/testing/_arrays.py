@@ -29,6 +29,11 @@ HALF_SCALES = (1.0, 100.0, 0.1, 0.01, 0.0)
 NONFINITE_SCALES = (1.0, np.nan, 0.01, np.inf, -np.inf)
 
 
+def show_numbers(x: np.ndarray) -> str:
+    """Shows as many digits as a violation of a law by 1e-5 takes to be seen."""
+    return np.array2string(x, precision=8, threshold=12)
+
+
 def array_strategy(
     shape: Sequence[int], units: Units, scales: Sequence[float] = ORDINARY_SCALES
 ) -> SearchStrategy[np.ndarray]:

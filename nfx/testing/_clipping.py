@@ -132,7 +132,7 @@ def check_clipping(
     units: UnitsArgument = None,
     exclude: Sequence[str] = (),
     clipping: float | None = None,
-    eps: float | None = None,
+    eps: float = 1e-3,
     laws: Iterable[str] | None = None,
     examples: int = 200,
 ) -> tuple[str, ...]:
@@ -150,7 +150,8 @@ def check_clipping(
         exclude: Patterns of leaf paths that it is to leave alone.
         clipping: Its ratio; by default 0.01 for a function, and else found out on units of a
             single entry.
-        eps: Its floor on the parameter norm; by default found out alike.
+        eps: The floor on the parameter norm that it is to have. It cannot be found out: a floor on
+            the bound would look like another one here.
         laws: Names of `CLIPPING_LAWS`, by default all. Squares of float32 overflow, so that a
             plain clipper breaks "range" and no other; a policy for what is not finite that
             reaches beyond the unit breaks "containment".

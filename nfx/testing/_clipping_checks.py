@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfx.testing._arrays import by_unit
+from nfx.testing._arrays import by_unit, show_numbers
 from nfx.testing._clipping_subject import (
     Arrays,
     ClippingSubject,
@@ -44,7 +44,7 @@ class _View(NamedTuple):
         if np.all(holds):
             return
         unit = int(np.flatnonzero(~holds)[0])
-        show = lambda x: np.array2string(self.rows(x)[unit], precision=4, threshold=12)
+        show = lambda x: show_numbers(self.rows(x)[unit])
         raise LawViolation(
             f"Leaf {self.leaf.path!r} of shape {self.leaf.shape}, units on axes "
             f"{self.leaf.units or 'none'}, unit {unit} of {len(holds)}: {what(unit)}\n"
@@ -62,7 +62,7 @@ class _View(NamedTuple):
             error = np.linalg.norm(self.rows(self.clipped) - expected, axis=1)
         close = error <= rtol * np.linalg.norm(expected, axis=1) + atol
         self.expect(close | ~np.broadcast_to(where, close.shape), lambda unit: (
-            f"{why} {np.array2string(expected[unit], precision=4, threshold=12)}, which is "
+            f"{why} {show_numbers(expected[unit])}, which is "
             f"{error[unit]:.3g} away."
         ))  # fmt: skip
 

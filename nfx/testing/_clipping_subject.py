@@ -122,7 +122,7 @@ def clipping_subject(
     units: UnitsArgument = None,
     exclude: Sequence[str] = (),
     clipping: float | None = None,
-    eps: float | None = None,
+    eps: float = 1e-3,
 ) -> ClippingSubject:
     """Prepares a clipper for the laws: see `check_clipping` for the arguments."""
     tree: Any = eqx.filter(example_tree() if like is None else like, is_inexact)
@@ -133,16 +133,19 @@ def clipping_subject(
         Leaf(path=leaf.path, shape=tuple(shape.shape), units=leaf.axes, excluded=out)
         for leaf, shape, out in zip(known, shapes, excluded, strict=True)
     )
+    ratio = 0.01 if clipping is None else clipping
     if isinstance(clipper, optax.GradientTransformation):
         transform, harder = clipper, None
     else:
-        clipping = 0.01 if clipping is None else clipping
-        transform, harder = clipper(clipping), clipper(clipping / 4)
+        transform, harder = clipper(ratio), clipper(ratio / 4)
     subject = ClippingSubject(
-        transform=transform, harder=harder, clipping=1.0, eps=1e-3, structure=structure,
+        transform=transform, harder=harder, clipping=ratio, eps=eps, structure=structure,
         leaves=leaves, knows_modules=units is None, _run=_runner(structure),
     )  # fmt: skip
-    return _measured(subject, clipping, eps)
+    if clipping is not None:
+        return subject
+    found = _ratio(subject)
+    return subject if harder else dataclasses.replace(subject, clipping=found)
 
 
 def is_inexact(leaf: Any) -> bool:
@@ -182,27 +185,20 @@ def _runner(structure: Any) -> Callable[..., Any]:
     return lambda *args: [np.asarray(x) for x in jitted(*args)]
 
 
-def _measured(
-    subject: ClippingSubject, clipping: float | None, eps: float | None
-) -> ClippingSubject:
-    """Finds out what was not said: on units of one entry, where nothing can be confused."""
-    if clipping is not None and eps is not None:
-        return dataclasses.replace(subject, clipping=clipping, eps=eps)
-    entries = [_single_entries(leaf) for leaf in subject.leaves]
-    ratio = _clipped_norm(subject, entries, 1e4) / 1e4
+def _ratio(subject: ClippingSubject) -> float:
+    """Finds out by what ratio it clips: on units of one entry, where nothing can be confused."""
+    ratio = _clipped_norm(subject, 1e4) / 1e4
     if not 0 < ratio < 1e5:
         raise LawViolation(
             "It does not clip: gradients 1e6 times as large as their parameters become "
             f"{ratio:.3g} times as large, where a small ratio was expected."
         )
-    clipping = ratio if clipping is None else clipping
-    if eps is None:
-        eps = _clipped_norm(subject, entries, 0.0) / clipping
-    return dataclasses.replace(subject, clipping=clipping, eps=eps)
+    return ratio
 
 
-def _clipped_norm(subject: ClippingSubject, entries: Arrays, size: float) -> float:
+def _clipped_norm(subject: ClippingSubject, size: float) -> float:
     """The norm that units with parameters of a size have after clipping, in most leaves."""
+    entries = [_single_entries(leaf) for leaf in subject.leaves]
     gradients, params = ([np.float32(x) * entry for entry in entries] for x in (1e10, size))
     try:
         clipped = subject.clip(gradients, params)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 
-from nfx.testing._arrays import array_strategy
+from nfx.testing._arrays import array_strategy, show_numbers
 from nfx.testing._law import check_laws, expect, Law
 
 
@@ -97,7 +97,7 @@ def _expect_close(
 
 
 def _message(case: KernelCase, unit: int, actual: Any, expected: Any, why: str) -> str:
-    show = lambda x: np.array2string(np.ravel(x[..., unit]), precision=4, threshold=12)
+    show = lambda x: show_numbers(np.ravel(x[..., unit]))
     return (
         f"Output {unit} of a kernel of shape {case.weight.shape}, gain {case.gain[unit]}: {why} "
         f"{show(expected)} and not {show(actual)}.\n  kernel  {show(case.weight)}"

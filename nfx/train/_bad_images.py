@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nfx._show import typed_path
 from nfx.data import BadImage
 from nfx.train._errors import TrainingError
 from nfx.train._processes import process_suffix
@@ -57,7 +58,7 @@ class BadImagesLog:
             known.add(bad.index)
             records.append({"split": split, **dataclasses.asdict(bad)})
             if len(known) == 1:
-                listed = f"Skipping bad images, listed in {self._path}"
+                listed = f"Skipping bad images, listed in {typed_path(self._path)}"
                 self._say(f"{listed}: {bad.name!r}: {bad.reason}")
         if len(known) > self._share * count:
             raise TrainingError(

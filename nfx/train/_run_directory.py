@@ -15,6 +15,13 @@ def has_begun(path: str | Path) -> bool:
     return (Path(path).expanduser() / "config.json").exists()
 
 
+def has_saved(path: Path) -> bool:
+    """Whether a run has saved a checkpoint, or the metrics of a step."""
+    metrics = path / "metrics.jsonl"
+    saved = metrics.exists() and metrics.stat().st_size > 0
+    return saved or any((path / "checkpoints").glob("[0-9]*"))
+
+
 class RunDirectory:
     """The files of one run.
 
@@ -37,9 +44,10 @@ class RunDirectory:
         """
         path = Path(path).expanduser().absolute()
         if has_begun(path):
+            remove = "" if has_saved(path) else ", remove the directory (nothing is saved yet)"
             raise RunDirectoryError(
-                f"{str(path)!r} holds a run already. Resume it with --resume, or choose another "
-                "--run-dir."
+                f"{str(path)!r} holds a run already. Resume it with --resume{remove}, or choose "
+                "another --run-dir."
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
