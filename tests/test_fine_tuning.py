@@ -131,7 +131,8 @@ def test_a_file_of_weights_is_adapted_to_gray_images(weights):
     for name, leaf in leaves_by_path(state.model).items():
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, err_msg=name)
     rgb = dataclasses.replace(recipe, color="rgb")
-    assert "normalized otherwise" in start_from(rgb, parts_of(rgb, OTHERS), mesh_of(data=1))[1]
+    _, words = start_from(rgb, parts_of(rgb, OTHERS), mesh_of(data=1))
+    assert "normalized by another mean" in words
 
 
 @pytest.mark.long

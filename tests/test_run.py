@@ -9,13 +9,14 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 
 from nfx.cli import main
 from nfx.optim import clipped_leaves, ema_parameters
 from nfx.recipes import build_parts, evaluate, get_recipe, recipe_from_config
-from nfx.train import Pace, without_pace
+from nfx.train import lock_directory, Pace, RunDirectory, without_pace
 from tests.flags import QUICK_COMPILES
 
 
@@ -64,8 +65,8 @@ def test_a_run_says_what_it_did_and_what_comes_next(finished):
     run_dir, output = finished
     compiling, done = output.index("Compiling the training step"), output.index("Test accuracy")
     assert compiling < output.index("step     16") < done
-    for hint in ("nfx report", "nfx evaluate", "--resume", "nfx train --data DIR", "--help"):
-        assert hint in output[done:]
+    for hint in ("report", "evaluate", "predict", "export", "train --data DIR", "train --help"):
+        assert f"nfx {hint}" in output[done:]
     found = result(run_dir)
     assert found["steps"] == 40
     assert 0 <= found["test_accuracy"] <= 1
@@ -191,6 +192,21 @@ def test_a_run_directory_of_another_run_is_not_continued(finished, capsys):
     assert "with batch_size=16, and not 64" in error
     error = refused(capsys, "train", "--run-dir", run_dir, *SMALL)
     assert "holds a run already. Resume it with --resume" in error
+
+
+def test_a_run_that_was_refused_before_it_saved_anything_gives_way_to_another(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    arguments = ["train", "--run-dir", str(run_dir), *SMALL]
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, a=np.ones(2))
+    refused(capsys, *arguments, "--init", str(weights))
+    (run_dir / "bad_images.jsonl").write_text("{}\n")
+    with lock_directory(run_dir, say=print):
+        assert "in use by another process" in refused(capsys, *arguments)
+    assert main([*arguments, "--steps", "2"]) == 0
+    assert RunDirectory.open(run_dir).config["recipe"]["init"] == ""
+    assert not (run_dir / "bad_images.jsonl").exists()
+    assert "holds a run already" in refused(capsys, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,16 @@ def test_broken_weights_are_refused(break_it, message):
     assert message in str(error.value)
 
 
+def test_of_much_that_does_not_fit_the_first_is_listed_and_the_question_comes_last():
+    _, model = tiny_mapping("timm")
+    with pytest.raises(ValueError, match="do not fit the model") as error:
+        from_timm({}, model)
+    _, *listed, more, question = str(error.value).splitlines()
+    assert len(listed) == 20
+    assert more == f"  and {len(jax.tree.leaves(model)) - 20} more"
+    assert question.startswith("Is it the variant they were made for")
+
+
 def test_weights_of_half_precision_are_widened():
     mapping, model = tiny_mapping("timm")
     halves = {name: (array + 0.5).astype(np.float16) for name, array in mapping.items()}

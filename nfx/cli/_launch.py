@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     training = arguments[split + 1 :]
     run_dir = _run_directory(training)
     continues = {"--resume", "--resume-if-begun"} & {word.replace("_", "-") for word in training}
-    if (run_dir / "config.json").exists() and not continues:
+    if (run_dir / "config.json").exists() and not continues and _has_saved(run_dir):
         raise ValueError(
             f"{str(run_dir)!r} holds a run already. Resume it with --resume, or choose another "
             "--run-dir."
@@ -83,6 +83,12 @@ def main(arguments: Sequence[str]) -> int:
             return code if code >= 0 else 128 - code  # as shells count
     print(f"nfx launch: giving up after {options.max_restarts} restarts", file=sys.stderr)
     return 1
+
+
+def _has_saved(run_dir: Path) -> bool:
+    from nfx.train import has_saved  # imports JAX, which watching processes does without
+
+    return has_saved(run_dir)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -116,6 +116,8 @@ def _relay_output(number: int, process: subprocess.Popen[bytes]) -> list[threadi
 def _relay(number: int, output: IO[bytes]) -> None:
     with output:
         for line in output:
+            if line.startswith(b"[Gloo] Rank"):
+                continue  # a line from every device that finds the others
             sys.stderr.write(f"[{number}] {line.decode(errors='replace')}")
             sys.stderr.flush()
 

@@ -5,6 +5,7 @@ import functools as ft
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -65,9 +66,9 @@ class TrainCommand:
     recipe: str
     recipe_file: str
     dry_run: bool
-    hyperparameters: Recipe
-    run: RunOptions
-    processes: ProcessOptions
+    hyperparameters: Annotated[Recipe, tyro.conf.arg(name="")]
+    run: Annotated[RunOptions, tyro.conf.arg(name="")]
+    processes: Annotated[ProcessOptions, tyro.conf.arg(name="")]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,7 +79,6 @@ def main(arguments: Sequence[str]) -> int:
         prog="nfx train",
         description=_DESCRIPTION,
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
         default=TrainCommand(name, "", False, recipe, RunOptions(), ProcessOptions()),
     )
     stop = StopRequest()

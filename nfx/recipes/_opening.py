@@ -15,7 +15,9 @@ from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
 from nfx.train import (
     has_begun,
+    has_saved,
     is_first_process,
+    lock_directory,
     RunDirectory,
     RunDirectoryError,
     wait_for_all,
@@ -29,6 +31,8 @@ def resumes(options: RunOptions) -> bool:
 
 def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
     """Creates the directory of a new run, or opens that of one to resume, for all processes.
+
+    A run that was refused, or stopped, before it saved anything gives way to a new one.
 
     Args:
         recipe: What is trained.
@@ -47,7 +51,10 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
     if resumes(options):
         directory = _open_begun(recipe, options, parts)
     else:
-        path = options.run_dir or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        path = Path(options.run_dir or f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
+        if has_begun(path) and not has_saved(path):
+            with lock_directory(path, say=lambda _: None):  # it may be about to save something
+                RunDirectory.open(path).forget()
         directory = RunDirectory.create(path, _config(recipe, parts))
     wait_for_all("opened the run directory")
     return directory

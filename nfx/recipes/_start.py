@@ -1,5 +1,6 @@
 """The first state of a run that starts from weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,10 @@ def _as_built(model: PyTree, head: PyTree, parts: Parts) -> PyTree:
     return stack_like(filled, like)
 
 
+def _digits(normalization: Sequence[Sequence[float]]) -> str:
+    return " and ".join(f"({', '.join(f'{x:.3g}' for x in part)})" for part in normalization)
+
+
 def _words(recipe: Recipe, parts: Parts, source: Classifier, keeps: bool) -> str:
     """What is said of a start."""
     old, new = len(source.class_names), len(parts.images.train.class_names)
@@ -126,8 +131,11 @@ def _words(recipe: Recipe, parts: Parts, source: Classifier, keeps: bool) -> str
             f"the first kernel is adapted from {source.images.channels} channels to "
             f"{recipe.channels}"
         )
-    elif (source.images.mean, source.images.std) != parts.preprocessing[:2]:
-        words.append("its images were normalized otherwise")
+    elif (theirs := (source.images.mean, source.images.std)) != (ours := parts.preprocessing[:2]):
+        words.append(
+            "pixels are normalized by another mean and deviation than it is used to, "
+            f"{_digits(ours)} for {_digits(theirs)}"
+        )
     if recipe.freeze != "none":
         words.append("nothing but the head is trained")
     return "; ".join(words) + "."

@@ -79,7 +79,11 @@ from nfx.train._processes import (
     ProcessOptions as ProcessOptions,
     wait_for_all as wait_for_all,
 )
-from nfx.train._run_directory import has_begun as has_begun, RunDirectory as RunDirectory
+from nfx.train._run_directory import (
+    has_begun as has_begun,
+    has_saved as has_saved,
+    RunDirectory as RunDirectory,
+)
 from nfx.train._signals import stop_on_signals as stop_on_signals, StopRequest as StopRequest
 from nfx.train._step import (
     abstract_state as abstract_state,

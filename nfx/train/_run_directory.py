@@ -15,11 +15,12 @@ def has_begun(path: str | Path) -> bool:
     return (Path(path).expanduser() / "config.json").exists()
 
 
-def has_saved(path: Path) -> bool:
-    """Whether a run has saved a checkpoint, or the metrics of a step."""
+def has_saved(path: str | Path) -> bool:
+    """Whether a directory holds a run that has saved a checkpoint, or the metrics of a step."""
+    path = Path(path).expanduser()
     metrics = path / "metrics.jsonl"
     saved = metrics.exists() and metrics.stat().st_size > 0
-    return saved or any((path / "checkpoints").glob("[0-9]*"))
+    return has_begun(path) and (saved or any((path / "checkpoints").glob("[0-9]*")))
 
 
 class RunDirectory:
@@ -44,10 +45,9 @@ class RunDirectory:
         """
         path = Path(path).expanduser().absolute()
         if has_begun(path):
-            remove = "" if has_saved(path) else ", remove the directory (nothing is saved yet)"
             raise RunDirectoryError(
-                f"{str(path)!r} holds a run already. Resume it with --resume{remove}, or choose "
-                "another --run-dir."
+                f"{str(path)!r} holds a run already. Resume it with --resume, or choose another "
+                "--run-dir."
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -97,6 +97,12 @@ class RunDirectory:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`, whole or not at all."""
         self.write_text("result.json", _as_json(result))
+
+    def forget(self) -> None:
+        """Removes what a run wrote that has saved nothing, to make room for another."""
+        for path in (*self.path.glob("*.jsonl"), self.path / "config.json"):
+            with writing(path):
+                path.unlink(missing_ok=True)
 
     def remove_result(self) -> None:
         """Removes `result.json`: it is not that of a run that goes on."""

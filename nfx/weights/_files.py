@@ -25,7 +25,8 @@ _DESCRIPTION = "nfx"
 _CONVERT = (
     "Convert it once, in a throw-away container, with what it was written with, and keep the "
     "result: safetensors.numpy.save_file(arrays, 'weights.safetensors') or "
-    "numpy.savez('weights.npz', **arrays)."
+    "numpy.savez('weights.npz', **arrays); of PyTorch, safetensors.torch.save_file("
+    "torch.load('weights.pth', weights_only=True), 'weights.safetensors')."
 )
 
 

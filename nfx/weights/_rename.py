@@ -75,6 +75,10 @@ class ForeignLeaf(NamedTuple):
 _CLASSIFIER = ("head/weight", "head/bias")
 
 
+# Of what does not fit, so many are listed.
+_LISTED = 20
+
+
 # From a model to where each of its leaf paths is elsewhere.
 NamesOf = Callable[[PyTree], Mapping[str, ForeignLeaf]]
 
@@ -147,8 +151,8 @@ def fill(model: Model, foreign: Mapping[str, Any], names_of: NamesOf, *, strict:
             with a warning that says so.
 
     Raises:
-        ValueError: Listing, all at once, every leaf without an array, every array without a
-            leaf, every shape that disagrees and every array with NaN or infinity in it.
+        ValueError: Listing, all at once, leaves without an array, arrays without a leaf, shapes
+            that disagree and arrays with NaN or infinity in them: the first of many.
     """
     plain = _as_named(model)
     names, leaves = names_of(plain), leaves_by_path(plain)
@@ -167,9 +171,10 @@ def fill(model: Model, foreign: Mapping[str, Any], names_of: NamesOf, *, strict:
     ]
     if problems:
         raise ValueError(
-            f"These {len(foreign)} arrays do not fit the model, which has {len(leaves)}. Is it the "
-            "variant they were made for, with the same classes and channels?\n"
-            + "\n".join(f"  {problem}" for problem in problems)
+            f"These {len(foreign)} arrays do not fit the model, which has {len(leaves)}:\n"
+            + "".join(f"  {problem}\n" for problem in problems[:_LISTED])
+            + (f"  and {len(problems) - _LISTED} more\n" if len(problems) > _LISTED else "")
+            + "Is it the variant they were made for, with the same classes and channels?"
         )
     _warn_of_kept(kept, foreign, names, leaves)
     filled = [
