@@ -112,8 +112,27 @@ def test_predictions_come_as_they_are_made(weights, images):
     classifier = load_classifier(weights[0], model="timm/test_nfnet", image_size=32)
     found = predict(classifier, [images], batch_size=1)
     assert next(found).file.name == "a.png"
-    with pytest.raises(ValueError, match=r"Cannot read .*b\.jpg"):
-        next(found)
+    (images / "below" / "c.png").unlink()
+    assert next(found).problem
+    assert next(found).problem == "No such file or directory"
+
+
+@pytest.mark.parametrize("batch_size", ["1", "2", "3"])
+def test_what_is_no_image_is_named_and_keeps_no_other_from_its_classes(
+    weights, images, capsys, batch_size
+):
+    command = ["predict", str(weights[0]), str(images), "--model", "timm/test_nfnet", "--json"]
+    command += ["--image-size", "32", "--batch-size", batch_size]
+    assert main(command) == 0
+    right = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (images / "b.jpg").write_bytes(b"not an image")
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert f"Cannot read {str(images / 'b.jpg')!r} as an image" in err
+    assert found[1]["problem"]
+    assert not found[1]["classes"]
+    assert [found[0], found[2]] == [right[0], right[2]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

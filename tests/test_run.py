@@ -14,8 +14,16 @@ import pytest
 from PIL import Image
 
 from nfx.cli import main
+from nfx.cli._train import _starting_point
 from nfx.optim import clipped_leaves, ema_parameters
-from nfx.recipes import build_parts, evaluate, get_recipe, recipe_from_config
+from nfx.recipes import (
+    build_parts,
+    evaluate,
+    get_recipe,
+    options_from_config,
+    recipe_from_config,
+    RunOptions,
+)
 from nfx.train import lock_directory, Pace, RunDirectory, without_pace
 from tests.flags import QUICK_COMPILES
 
@@ -207,6 +215,15 @@ def test_a_run_that_was_refused_before_it_saved_anything_gives_way_to_another(tm
     assert RunDirectory.open(run_dir).config["recipe"]["init"] == ""
     assert not (run_dir / "bad_images.jsonl").exists()
     assert "holds a run already" in refused(capsys, *arguments)
+
+
+def test_a_resumed_run_does_as_it_began_unless_told_otherwise(finished):
+    _, recipe, options = _starting_point(["--resume", "--run-dir", str(finished[0])])
+    assert (recipe.model, recipe.steps) == ("nfnet_nano", 40)
+    began = dict(log_every=1, evaluate_every=16, checkpoint_every=8)
+    assert options == RunOptions(**began)
+    for old in ({}, {"options": {"log_every": 1, "of_another_version": 2}}):
+        assert options_from_config(old) == RunOptions(**old.get("options", {}) and {"log_every": 1})
 
 
 @pytest.mark.parametrize(

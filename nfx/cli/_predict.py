@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +20,12 @@ from nfx.serving import is_artifact, load_artifact, predict_images, Prediction
 class PredictCommand:
     """Name the most probable classes of images.
 
+    What is no image is named too, on standard error, and makes the exit code 1.
+
     Attributes:
-        what: A run directory, an artifact of `nfx export`, weights on the Hugging Face Hub
-            (timm/dm_nfnet_f0.dm_in1k), or a file of weights (.safetensors, .npz).
+        what: A run directory (RUN, RUN@STEP, RUN@best), an artifact of `nfx export`, weights on
+            the Hugging Face Hub (timm/dm_nfnet_f0.dm_in1k), or a file of weights (.safetensors,
+            .npz).
         images: Files, and folders with all the images below them.
         model: The name of the model that a file of weights is of: see `nfx models`.
         top: How many classes to name.
@@ -34,7 +38,7 @@ class PredictCommand:
         json: Print JSON: one line an image.
     """
 
-    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|ARTEFACT|WEIGHTS")]
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|ARTIFACT|WEIGHTS")]
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     model: str | None = None
     top: int = 5
@@ -54,13 +58,18 @@ def main(arguments: Sequence[str]) -> int:
     files = list_images(command.images)
     by = _by_artifact if is_artifact(command.what) else _by_model
     show = _as_json if command.json else _as_text
-    console = Console(stderr=True)
+    console, bad = Console(stderr=True), 0
     for prediction in track(
         by(command, files), "Images", total=len(files), console=console, transient=True,
         disable=not console.is_terminal,
     ):  # fmt: skip
-        print(show(prediction), flush=True)
-    return 0
+        bad += bool(prediction.problem)
+        if prediction.problem:
+            problem = f"Cannot read {str(prediction.file)!r} as an image: {prediction.problem}"
+            print(f"nfx: {problem}", file=sys.stderr)
+        if command.json or not prediction.problem:
+            print(show(prediction), flush=True)
+    return 1 if bad else 0
 
 
 def _by_artifact(command: PredictCommand, files: list[Path]) -> Iterator[Prediction]:
@@ -88,7 +97,8 @@ def _by_model(command: PredictCommand, files: list[Path]) -> Iterator[Prediction
 
 def _as_json(prediction: Prediction) -> str:
     classes = [score._asdict() for score in prediction.classes]
-    return json.dumps({"file": str(prediction.file), "classes": classes})
+    problem = {"problem": prediction.problem} if prediction.problem else {}
+    return json.dumps({"file": str(prediction.file), "classes": classes, **problem})
 
 
 def _as_text(prediction: Prediction) -> str:

@@ -17,6 +17,7 @@ from nfx.recipes import (
     CompileOptions,
     get_recipe,
     open_recipe_sources,
+    options_from_config,
     read_recipe,
     Recipe,
     recipe_from_config,
@@ -56,8 +57,8 @@ class TrainCommand:
         recipe_file: A file of TOML with a recipe, to start from instead: `nfx recipes NAME` prints
             one.
         dry_run: Train nothing and write nothing: print the recipe as it is with all options, and
-            what the compiler says of its training step. No data need be named: there are 1,000
-            classes then.
+            what the compiler says of its training step. No data need be named: there are a
+            thousand classes then.
         hyperparameters: What to train, on what, and how.
         run: How to run it; the result does not depend on it.
         processes: Which of several processes this is.
@@ -73,13 +74,13 @@ class TrainCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and trains."""
-    name, recipe = _starting_point(arguments)
+    name, recipe, options = _starting_point(arguments)
     command = tyro.cli(
         TrainCommand,
         prog="nfx train",
         description=_DESCRIPTION,
         args=arguments,
-        default=TrainCommand(name, "", False, recipe, RunOptions(), ProcessOptions()),
+        default=TrainCommand(name, "", False, recipe, options, ProcessOptions()),
     )
     stop = StopRequest()
     try:
@@ -113,8 +114,11 @@ def _dry_run(command: TrainCommand) -> int:
     return 0
 
 
-def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
-    """The recipe whose fields the options change: named, the resumed run's, or by the data."""
+def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe, RunOptions]:
+    """What the options change: the resumed run's recipe and options, or a recipe by its name.
+
+    Without a name it is that of the data.
+    """
     options = (
         ["--recipe"],
         ["--recipe-file", "--recipe_file"],
@@ -127,8 +131,10 @@ def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe]:
             '--recipe-file FILE and --recipe NAME: write recipe = "NAME" into the file.'
         )
     if known.recipe_file:
-        return Path(known.recipe_file).stem, read_recipe(known.recipe_file, data=known.data)
+        name = Path(known.recipe_file).stem
+        return name, read_recipe(known.recipe_file, data=known.data), RunOptions()
     if known.resume and known.run_dir and not known.recipe:
-        return "resumed", recipe_from_config(RunDirectory.open(known.run_dir).config)
+        config = RunDirectory.open(known.run_dir).config
+        return "resumed", recipe_from_config(config), options_from_config(config)
     name = known.recipe or starting_recipe(known.data)
-    return name, get_recipe(name)
+    return name, get_recipe(name), RunOptions()

@@ -28,7 +28,10 @@ from nfx.recipes._evaluation import evaluate as evaluate, RunEvaluation as RunEv
 from nfx.recipes._export import export as export
 from nfx.recipes._feed import OnSkip as OnSkip
 from nfx.recipes._images import open_recipe_sources as open_recipe_sources
-from nfx.recipes._options import RunOptions as RunOptions
+from nfx.recipes._options import (
+    options_from_config as options_from_config,
+    RunOptions as RunOptions,
+)
 from nfx.recipes._predict import predict as predict
 from nfx.recipes._prune import (
     prunable_checkpoints as prunable_checkpoints,

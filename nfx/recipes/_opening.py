@@ -55,7 +55,7 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
         if has_begun(path) and not has_saved(path):
             with lock_directory(path, say=lambda _: None):  # it may be about to save something
                 RunDirectory.open(path).forget()
-        directory = RunDirectory.create(path, _config(recipe, parts))
+        directory = RunDirectory.create(path, _config(recipe, options, parts))
     wait_for_all("opened the run directory")
     return directory
 
@@ -79,10 +79,11 @@ def _open_begun(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirecto
     return directory
 
 
-def _config(recipe: Recipe, parts: Parts) -> dict[str, Any]:
+def _config(recipe: Recipe, options: RunOptions, parts: Parts) -> dict[str, Any]:
     packages = ("nfx", "jax", "equinox", "optax", "orbax-checkpoint", "grain")
     return {
         "recipe": dataclasses.asdict(recipe),
+        "options": options.remembered,
         **_describe_images(parts),
         "versions": {package: importlib.metadata.version(package) for package in packages},
         "commit": _commit(),

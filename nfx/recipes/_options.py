@@ -1,10 +1,18 @@
 """How to run a recipe."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from nfx._checks import at_least
 from nfx.data import Loading
+
+
+# What a run that is resumed does as it did before, unless told otherwise.
+_REMEMBERED = (
+    "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "on_nonfinite",
+    "hang_timeout", "wandb",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,3 +75,18 @@ class RunOptions:
     def loading(self) -> Loading:
         """Who loads images."""
         return Loading(threads=self.threads, workers=self.workers)
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """What a run's configuration records, for `options_from_config`."""
+        return {name: getattr(self, name) for name in _REMEMBERED}
+
+
+def options_from_config(config: Mapping[str, Any]) -> RunOptions:
+    """Returns the options that a run began with, but for where it runs and on what.
+
+    Args:
+        config: A run directory's configuration.
+    """
+    recorded = config.get("options", {})
+    return RunOptions(**{name: recorded[name] for name in _REMEMBERED if name in recorded})

@@ -37,7 +37,7 @@ def predict(
         mesh: Devices to use, as "data=4,fsdp=2".
 
     Raises:
-        ValueError: If a number is out of range, or a file is missing or is not an image.
+        ValueError: If a number is out of range, or a file is missing.
     """
     at_least(1, top=top, batch_size=batch_size)
     files = list_images(images)

@@ -27,10 +27,17 @@ class ClassScore(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image, in order."""
+    """What is seen in an image.
+
+    Attributes:
+        file: Its file.
+        classes: The most probable classes, in order; none if the file is not an image.
+        problem: Why it is not, or "".
+    """
 
     file: Path
     classes: tuple[ClassScore, ...]
+    problem: str = ""
 
 
 def predict_images(
@@ -45,8 +52,7 @@ def predict_images(
         batch_size: Images at a time, if the artifact takes any number; otherwise its own.
 
     Raises:
-        ValueError: If there are no images, a number is not positive, or, while iterating, a file
-            is not an image.
+        ValueError: If there are no images, or a number is not positive.
     """
     manifest = artifact.manifest
     size = batch_size if manifest.batch_size == "symbolic" else manifest.batch_size
@@ -78,23 +84,29 @@ def name_images(
         batch_size: Images at a time.
 
     Raises:
-        ValueError: While iterating, if a file is not an image, or there is no such view.
+        ValueError: While iterating, if there is no such view.
     """
     view = centre_view(images)
     size = min(batch_size, len(files))
     for start in range(0, len(files), size):
         chosen = files[start : start + size]
-        batch = np.zeros((size, *images.shape), np.uint8)
+        batch, problems = np.zeros((size, *images.shape), np.uint8), []
         for row, file in zip(batch, chosen, strict=False):
-            row[:] = _look(file, view)
+            problems.append(_look(file, view, row))
         scores = np.asarray(logits(batch), np.float32)[: len(chosen)]
-        for file, probabilities in zip(chosen, _softmax(scores), strict=True):
-            best = np.argsort(-probabilities, kind="stable")[:top]
-            classes = (
-                ClassScore(int(label), str(class_names[label]), float(probabilities[label]))
-                for label in best
-            )
-            yield Prediction(file, tuple(classes))
+        for file, probabilities, problem in zip(chosen, _softmax(scores), problems, strict=True):
+            best = _best(probabilities, class_names, top)
+            yield Prediction(file, () if problem else best, problem)
+
+
+def _best(
+    probabilities: np.ndarray, class_names: Sequence[str], top: int
+) -> tuple[ClassScore, ...]:
+    labels = np.argsort(-probabilities, kind="stable")[:top]
+    return tuple(
+        ClassScore(int(label), str(class_names[label]), float(probabilities[label]))
+        for label in labels
+    )
 
 
 def centre_view(images: ImageFormat) -> CentreView:
@@ -102,17 +114,16 @@ def centre_view(images: ImageFormat) -> CentreView:
     return CentreView(images.size, images.channels, images.view, images.crop)
 
 
-def _look(file: Path, view: CentreView) -> np.ndarray:
-    """What a view sees of a file, as bytes."""
+def _look(file: Path, view: CentreView, pixels: np.ndarray) -> str:
+    """Writes what a view sees of a file, as bytes; returns why it sees nothing, or ""."""
     try:
-        pixels = view(file.read_bytes(), np.random.default_rng(0))  # which no view uses
-    except (ImageError, OSError) as error:
-        raise ValueError(
-            f"Cannot read {str(file)!r} as an image: {error}. Repair or remove the file."
-        ) from error
-    if pixels.dtype == np.uint8:
-        return pixels
-    return np.rint(pixels).clip(0, 255).astype(np.uint8)
+        seen = view(file.read_bytes(), np.random.default_rng(0))  # which no view uses
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    pixels[:] = seen if seen.dtype == np.uint8 else np.rint(seen).clip(0, 255)
+    return ""
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
