@@ -47,7 +47,7 @@ def static(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The suite on four virtual devices, with shapes checked at run time.
+    """The suite on eight virtual devices, with shapes checked at run time.
 
     What is marked slow runs on one Python, and what is marked long not here.
     """

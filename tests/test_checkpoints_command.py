@@ -310,7 +310,7 @@ def test_a_batch_normalized_run_is_not_averaged(tmp_path, capsys):
         (["report", "{run}@20", "--step", "best"], "both say which checkpoint"),
         (["evaluate", "{run}@bset"], "not 'bset'. '{run}' has the steps 10, 20, 30, 40"),
         (["report", "{run}@5"], "No checkpoint of step 5 in"),
-        (["evaluate", "{run}-not@best"], "neither a file nor the name of weights"),
+        (["evaluate", "{run}-not@best"], "nor the name of weights"),
     ],
 )
 def test_checkpoints_that_are_not_there_are_said(run, capsys, arguments, message):

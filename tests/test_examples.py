@@ -31,7 +31,7 @@ def test_finetune(tmp_path):
     accuracy = float(done.stdout.split()[-1].rstrip("%"))
     assert accuracy > 25, "a linear classifier on random features beats chance"
     missing = run(script, tmp_path / "none.safetensors")
-    assert "neither a file nor the name of weights" in missing.stderr
+    assert "nor the name of weights" in missing.stderr
 
 
 @pytest.mark.slow

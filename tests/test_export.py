@@ -477,7 +477,7 @@ def test_random_weights_are_asked_for(tmp_path, folder, capsys):
         (["export", "{run}", "--output", "{saved}"], "exists already"),
         (["export", "{run}", "--platforms", "gpu"], "no platform 'gpu'"),
         (["export", "{run}", "--class-names", "{names}"], "knows the names of its classes"),
-        (["export", "{saved}/none"], "neither a file nor the name of weights"),
+        (["export", "{saved}/none"], "nor the name of weights"),
         (["predict", "{saved}", "{folder}", "--image-size", "32"], "leave --image-size out"),
         (["predict", "{saved}", "{folder}", "--class-names", "{names}"], "leave --class-names out"),
         (["predict", "{saved}", "{folder}", "--top", "0"], "top=0 must be at least 1"),

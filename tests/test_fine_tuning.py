@@ -156,7 +156,7 @@ def test_plain_weights_start_a_stacked_run_and_the_other_way_round(tmp_path):
         (["--init", "{source}"], "is of 'nfnet_nano', and the recipe trains 'nfnet_micro'"),
         (["--init", "{source}@8", "--model", "nfnet_nano"], "No checkpoint of step 8 in"),
         (["--init", "{source}@best", "--model", "nfnet_nano"], "No checkpoint that was evaluated"),
-        (["--init", "{source}/none"], "neither a file nor the name of weights"),
+        (["--init", "{source}/none"], "nor the name of weights"),
         (["--init", "timm/dm_nfnet_f0.dm_in1k"], "is of 'timm/dm_nfnet_f0'"),
         (["--init", "{source}/checkpoints"], "is not a run directory"),
         (["--init", "{source}", "--model", "nfnet_nano", "--color", "rgb"], "is of gray images"),

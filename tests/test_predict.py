@@ -92,7 +92,7 @@ def test_people_read_names_and_percent(weights, images, tmp_path, capsys):
             "There are 1 names, and the model has 4 classes",
         ),
         (["{empty}", "{images}"], "config.json"),
-        (["{empty}/none", "{images}"], "neither a file nor the name of weights"),
+        (["{empty}/none", "{images}"], "nor the name of weights"),
     ],
 )
 def test_what_is_refused(weights, images, tmp_path, capsys, options, message):

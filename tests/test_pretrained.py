@@ -148,13 +148,13 @@ def test_a_repository_of_another_variant_is_refused_before_its_weights_are_fetch
             "timm/dm_nfnet_f0.dm_in1k",
             "is not in the cache, and offline=True looks no further. Leave",
         ),
-        ("timm/dm_nfnet_f0", "neither a file nor the name of weights"),
-        ("weights.safetensors", "neither a file nor the name of weights"),
+        ("timm/dm_nfnet_f0", "nor the name of weights"),
+        ("weights.safetensors", "nor the name of weights"),
         ("timm/dm_nfnet_f9.dm_in1k", "Did you mean 'timm/dm_nfnet_f"),
         ("timm/convnext_tiny.in12k", "which nfx does not have"),
         ("weights/f0.npz", "'weights/f0.npz' is neither a file"),
         ("timm/f0.npz", "'timm/f0.npz' is neither a file"),
-        ("else/dm_nfnet_f0.dm_in1k", "neither a file nor the name of weights"),
+        ("else/dm_nfnet_f0.dm_in1k", "nor the name of weights"),
     ],
 )
 def test_what_is_not_there(tmp_path, name, message):

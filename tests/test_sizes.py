@@ -1,15 +1,18 @@
 """Parameters and multiply-accumulates of every model, against the published ones.
 
-`python -m tests.test_sizes` prints the table that nfx carries.
+`python -m tests.test_sizes` writes the table that nfx carries.
 """
 
 import csv
-import sys
+import io
+import re
+from pathlib import Path
 
 import jax
 import pytest
 
 import nfx
+from nfx._files import write_whole
 from nfx._tree import parameter_count
 from nfx.aot import count_macs, model_macs
 from nfx.models import model_sizes, model_variant, ModelSize
@@ -23,6 +26,8 @@ def read_published():
 
 
 PUBLISHED = dict(read_published())
+ROOT = Path(__file__).parents[1]
+SIZES = ROOT / "nfx" / "models" / "sizes.csv"
 
 # Models whose sizes nobody else published.
 OWN = ["nfnet_nano", "nfnet_micro", "resnet50", "se_resnext50_d", "se_resnext_micro"]
@@ -35,7 +40,10 @@ def measure(name):
 
 
 def test_every_model_is_published_or_nfx_s_own():
-    assert sorted(nfx.list_models()) == sorted([*PUBLISHED, *OWN])
+    known = {*PUBLISHED, *OWN}
+    new = set(nfx.list_models()) - known
+    assert not new, "their published sizes belong into the golden file, or their names into OWN"
+    assert set(nfx.list_models()) == known
 
 
 @pytest.mark.slow  # in all
@@ -105,6 +113,14 @@ def test_macs_are_those_of_matrix_products_and_convolutions():
     assert macs == 4 * 4 * 10 * 3 * 3 * 3
 
 
+def test_every_model_is_in_the_table_of_the_documentation():
+    """By its name, or from the first to the last of a series."""
+    page = (ROOT / "docs" / "models.md").read_text()
+    table = page[: page.index("\n\nWhere the official code")]
+    families = {re.sub(r"\d.*", "", name) for name in nfx.list_models()}
+    assert {family for family in families if family not in table} == set()
+
+
 def write_table(file):
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["name", *ModelSize._fields])
@@ -112,4 +128,6 @@ def write_table(file):
 
 
 if __name__ == "__main__":
-    write_table(sys.stdout)
+    counted = io.StringIO()
+    write_table(counted)
+    write_whole(SIZES, counted.getvalue())

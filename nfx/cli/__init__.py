@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
+from nfx._names import did_you_mean
 from nfx.cli._quiet import quiet_libraries
 
 
@@ -128,7 +129,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in _COMMANDS:
-        print(f"nfx: there is no command {name!r}.\n\n{_help()}", file=sys.stderr)
+        said = f"nfx: there is no command {name!r}. {did_you_mean(name, _COMMANDS)}"
+        print(f"{said}\n`nfx --help` says what each does.", file=sys.stderr)
         return 2
     return _run(name, rest)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nfx._show import format_bytes, plain_table
+from nfx.cli._parse import parse
 from nfx.recipes import (
     average_checkpoints,
     damaged_checkpoints,
@@ -112,10 +113,10 @@ class CheckpointsCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and does what they say."""
-    command = tyro.cli(
+    command = parse(
         CheckpointsCommand,
-        prog="nfx checkpoints",
-        args=arguments,
+        "nfx checkpoints",
+        arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
     match command.action:

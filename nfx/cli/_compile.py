@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from nfx.aot import diff_table, read_report, report_table
+from nfx.cli._parse import parse
 from nfx.recipes import compile_model, CompileOptions, plan_model
 from nfx.train import plan_tables, timed
 
@@ -42,7 +43,7 @@ class CompileCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and compiles."""
-    command = tyro.cli(CompileCommand, prog="nfx compile", args=arguments)
+    command = parse(CompileCommand, "nfx compile", arguments)
     if command.plan:
         return _print_plan(command)
     before = read_report(command.compare) if command.compare else None

@@ -19,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from nfx.cli._parse import parse
 from nfx.data import (
     convert,
     load_images,
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: If there is no destination, or what is not there cannot be converted.
     """
-    command = tyro.cli(ConvertCommand, prog="nfx convert", args=arguments)
+    command = parse(ConvertCommand, "nfx convert", arguments)
     if not command.destination and not command.verify:
         raise ValueError(
             f"Say where to write what is converted from {command.source!r}: nfx convert IMAGES "

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from nfx.checkpoint import Which
+from nfx.cli._parse import parse
 from nfx.cli._refuse import refuse
 from nfx.data import BadImage, read_class_names
 from nfx.recipes import (
@@ -64,7 +65,7 @@ class EvaluateCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and evaluates."""
-    command = tyro.cli(EvaluateCommand, prog="nfx evaluate", args=arguments)
+    command = parse(EvaluateCommand, "nfx evaluate", arguments)
     skipped: list[BadImage] = []
 
     def take(split: str, count: int, bad: BadImage) -> None:

@@ -8,6 +8,7 @@ import tyro
 
 from nfx._show import format_bytes
 from nfx.aot import Dtype, ExportOptions
+from nfx.cli._parse import parse
 from nfx.data import read_class_names
 from nfx.recipes import export
 from nfx.serving import BatchSize, Storage
@@ -49,7 +50,7 @@ class ExportCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and exports."""
-    command = tyro.cli(ExportCommand, prog="nfx export", args=arguments)
+    command = parse(ExportCommand, "nfx export", arguments)
     options = ExportOptions(
         platforms=tuple(name.strip() for name in command.platforms.split(",")),
         batch_size=command.batch_size,

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nfx._show import format_bytes, plain_table
+from nfx.cli._parse import parse
 from nfx.cli._peek import peek
 from nfx.cli._refuse import check_picture
 from nfx.data import Survey, survey
@@ -89,19 +90,19 @@ def _parsed(arguments: Sequence[str]) -> InspectDataCommand:
     """The command, its recipe's defaults those of `nfx train` on the same images."""
     named = peek(arguments, ["--recipe"]).recipe
 
-    def parse(recipe: str) -> InspectDataCommand:
-        return tyro.cli(
+    def parse_from(recipe: str) -> InspectDataCommand:
+        return parse(
             InspectDataCommand,
-            prog="nfx inspect data",
-            args=arguments,
+            "nfx inspect data",
+            arguments,
             default=InspectDataCommand("", get_recipe(recipe)),
         )
 
-    command = parse(named or "folder")
+    command = parse_from(named or "folder")
     if not command.source:
         raise ValueError("Look at which images? nfx inspect data DIR")
     usual = starting_recipe(command.source)
-    return command if named or usual == "folder" else parse(usual)
+    return command if named or usual == "folder" else parse_from(usual)
 
 
 def _check_sheet(command: InspectDataCommand) -> None:

@@ -21,6 +21,7 @@ from nfx.analysis import (
     signal_propagation,
     SignalPropagation,
 )
+from nfx.cli._parse import parse
 from nfx.cli._refuse import check_picture
 from nfx.models import create_model, model_variant, NFNet
 
@@ -53,9 +54,14 @@ class InspectModelCommand:
     json: bool = False
 
 
+_EXPECTED = """Expected is the ledger that the betas follow. It counts no padding with zeros, and no
+pooling of shortcuts, which takes variance out of noise: networks that pool, as
+the NFNets, fall far below it where a stage begins."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments, measures, prints and draws."""
-    command = tyro.cli(InspectModelCommand, prog="nfx inspect model", args=arguments)
+    command = parse(InspectModelCommand, "nfx inspect model", arguments)
     at_least(1, images=command.images, image_size=command.image_size)
     if command.output:
         check_picture(command.output, "--output", (".png", ".svg", ".pdf"))
@@ -71,6 +77,8 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(_record(command, size, places, signal, expected), indent=1))
     else:
         Console().print(_table(places, signal, expected))
+        if expected is not None:
+            print(_EXPECTED)
     if command.output:
         ledger = None if expected is None else {"expected": expected}
         title = f"{command.name}: {command.images} images of noise, {size} pixels"

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import tyro
-
 from nfx._checks import at_least
+from nfx.cli._parse import parse
 from nfx.cli._supervisor import Command, run_together, STOPPED_CODES
 
 
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: If what follows `--` is not a `train` with a run directory, or that is taken.
     """
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    options = tyro.cli(LaunchCommand, prog="nfx launch", args=arguments[:split])
+    options = parse(LaunchCommand, "nfx launch", arguments[:split])
     training = arguments[split + 1 :]
     run_dir = _run_directory(training)
     continues = {"--resume", "--resume-if-begun"} & {word.replace("_", "-") for word in training}

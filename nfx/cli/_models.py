@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nfx._show import plain_table
+from nfx.cli._parse import parse
 from nfx.models import list_models, model_card, model_sizes, model_variant
 
 
@@ -28,7 +29,7 @@ class ModelsCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and lists."""
-    command = tyro.cli(ModelsCommand, prog="nfx models", args=arguments)
+    command = parse(ModelsCommand, "nfx models", arguments)
     names = list_models(command.pattern)
     if not names:
         raise ValueError(f"No model is named like {command.pattern!r}: see `nfx models`.")

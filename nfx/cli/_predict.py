@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from nfx.cli._parse import parse
 from nfx.cli._refuse import refuse
 from nfx.data import list_images, read_class_names
 from nfx.serving import is_artifact, load_artifact, predict_images, Prediction
@@ -52,7 +53,7 @@ class PredictCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and predicts."""
-    command = tyro.cli(PredictCommand, prog="nfx predict", args=arguments)
+    command = parse(PredictCommand, "nfx predict", arguments)
     if not command.images:
         raise ValueError("Which images? Give files or folders after the model.")
     files = list_images(command.images)

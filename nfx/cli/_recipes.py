@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nfx._show import plain_table
+from nfx.cli._parse import parse
 from nfx.recipes import get_recipe, recipe_to_toml, RECIPES
 
 
@@ -28,7 +29,7 @@ class RecipesCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and prints."""
-    command = tyro.cli(RecipesCommand, prog="nfx recipes", args=arguments)
+    command = parse(RecipesCommand, "nfx recipes", arguments)
     if command.name:
         print(recipe_to_toml(get_recipe(command.name)), end="")
     else:

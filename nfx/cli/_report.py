@@ -11,6 +11,7 @@ import tyro
 
 from nfx._show import format_bytes
 from nfx.checkpoint import Which
+from nfx.cli._parse import parse
 from nfx.recipes import find_run, report, SavedRun
 
 
@@ -39,7 +40,7 @@ class ReportCommand:
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and writes the page."""
-    command = tyro.cli(ReportCommand, prog="nfx report", args=arguments)
+    command = parse(ReportCommand, "nfx report", arguments)
     run = find_run(command.run) or SavedRun(Path(command.run), None)
     path = report(
         run.path,

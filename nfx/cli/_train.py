@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from nfx.aot import report_table
+from nfx.cli._parse import parse
 from nfx.cli._peek import peek
 from nfx.recipes import (
     compile_recipe,
@@ -75,11 +76,11 @@ class TrainCommand:
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and trains."""
     name, recipe, options = _starting_point(arguments)
-    command = tyro.cli(
+    command = parse(
         TrainCommand,
-        prog="nfx train",
+        "nfx train",
+        arguments,
         description=_DESCRIPTION,
-        args=arguments,
         default=TrainCommand(name, "", False, recipe, options, ProcessOptions()),
     )
     stop = StopRequest()

@@ -70,8 +70,9 @@ class RunDirectory:
             config = dict(json.loads((path / "config.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise RunDirectoryError(
-                f"{str(path)!r} is not a run directory: its config.json cannot be read ({error}). "
-                "Give the directory that `nfx train` printed, or start a run without --resume."
+                f"{str(path)!r} is not a run directory: its config.json cannot be read "
+                f"({getattr(error, 'strerror', None) or error}). Give a directory that `nfx train` "
+                "printed."
             ) from error
         return cls(path, config)
 

@@ -79,7 +79,8 @@ def pretrained_model(name_or_path: str | Path, model: str | None = None) -> str:
     if model is None:
         raise WeightsError(
             f"{str(name_or_path)!r} does not say which model it is of: give its name, "
-            f"model={list_models('timm/dm*')[0]!r} or another of nfx.list_models()."
+            f"model={list_models('timm/dm*')[0]!r} or another of nfx.list_models(); on a command "
+            "line --model, and `nfx models`."
         )
     return model
 
@@ -114,8 +115,8 @@ def _model_of(repository: str, model: str | None) -> str:
     name, _, _ = repository.partition(".")
     if not re.fullmatch(r"timm/[\w-]+\.[\w.-]+", repository) or repository.endswith(_SUFFIXES):
         raise WeightsError(
-            f"{repository!r} is neither a file nor the name of weights on the Hugging Face Hub, "
-            "which are 'timm/MODEL.TRAINING', as 'timm/dm_nfnet_f0.dm_in1k'."
+            f"{repository!r} is no directory, no file, nor the name of weights on the Hugging Face "
+            "Hub, which are 'timm/MODEL.TRAINING', as 'timm/dm_nfnet_f0.dm_in1k'."
         )
     model = model or name
     if model not in MODELS:
