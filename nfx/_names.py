@@ -7,7 +7,8 @@ from collections.abc import Iterable
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a sentence with the known names nearest to `name`, or with all if none is near."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3)
+    longer = [each for each in known if name and each.startswith(name)][:3]
+    near = longer or difflib.get_close_matches(name, known, n=3)
     if near:
         return f"Did you mean {' or '.join(map(repr, near))}?"
     return f"There are: {', '.join(known)}."

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from rich.console import Console
 
 from nfx import aot
+from nfx._show import format_bytes
 from nfx.sharding import make_mesh
 
 
@@ -318,6 +319,8 @@ def test_the_memory_of_a_chip_stands_beside_what_is_taken_of_it(product):
     )  # fmt: skip
     text = printed(aot.report_table(chip))
     assert "16 tpu devices, TPU v5 lite" in text
+    peak, limit = (format_bytes(x) for x in (chip.memory.peak, chip.memory_limit))
+    assert text.splitlines()[0].strip() == f"product: {peak} of {limit} on each device"
     (share,) = [line for line in text.splitlines() if "peak, of the available" in line]
     assert share.split()[-1] == "25.0%"
     assert "available" not in printed(aot.report_table(product.report))
@@ -327,6 +330,7 @@ def test_the_memory_of_a_chip_stands_beside_what_is_taken_of_it(product):
 CACHED = """
 import sys, jax, jax.numpy as jnp
 from nfx import aot
+from nfx._show import format_bytes
 events = []
 jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
 step = jax.jit(lambda x, n: (x + n, n + 1), donate_argnums=0)

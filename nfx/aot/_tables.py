@@ -57,7 +57,7 @@ def _missing(report: Report, name: str) -> int | None:
 
 def report_table(report: Report) -> "Table":
     """Makes a table of a report, for `rich`'s console."""
-    table = plain_table(report.name, _FOOTNOTES)
+    table = plain_table(f"{report.name}{_verdict(report)}", _FOOTNOTES)
     table.show_header = False
     table.add_column("", no_wrap=True)
     table.add_column("", justify="right")
@@ -66,6 +66,14 @@ def report_table(report: Report) -> "Table":
     for row in _rows(report):
         table.add_row(row.quantity, _shown(row, row.value))
     return table
+
+
+def _verdict(report: Report) -> str:
+    """What is looked for first, where the devices' memory is known."""
+    if report.memory.peak is None or not report.memory_limit:
+        return ""
+    peak, limit = format_bytes(report.memory.peak), format_bytes(report.memory_limit)
+    return f": {peak} of {limit} on each device"
 
 
 def diff_table(before: Report, after: Report) -> "Table":
