@@ -1,5 +1,6 @@
 """Developer tasks. `nox` runs what CI runs; `nox -l` lists everything."""
 
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,21 @@ def docs(session: nox.Session) -> None:
     """The documentation as a site, in `site`; whatever is wrong with it is an error."""
     session.install("--group", "docs")
     session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session(default=False, python=PYTHONS[:1])
+def release(session: nox.Session) -> None:
+    """The sdist and the wheel, in `dist`; and that what is in the wheel trains elsewhere."""
+    session.install("build", "twine")
+    dist = pathlib.Path("dist").absolute()
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    (wheel,) = dist.glob("*.whl")
+    session.install("--force-reinstall", f"{wheel}[train]")
+    with session.chdir(session.create_tmp()):
+        session.run("nfx", "train", "--steps", "200", "--run-dir", "run", *session.posargs)
+        shutil.rmtree("run")
 
 
 # The paper's claims; `python -m benchmarks.paper.NAME --help` says what each is.
