@@ -123,14 +123,15 @@ MESHES = [
 named = lambda shape: ",".join(f"{axis}={size}" for axis, size in shape.items())
 
 
-# The mesh with all axes, and fully sharded, are never left out; all together take minutes, and the
-# other families on the other meshes are looked at on request.
+# The mesh with all axes, and fully sharded, are never left out. Those with "model" and one more are
+# on one Python; the others, whose axes are all in those, on request.
 CASES = [
     pytest.param(shape, family, id=f"{family}-{named(shape)}", marks=marks)
     for shape in MESHES
     for family in _MODELS
     for quick in [shape == MESHES[-1] or (shape, family) == (MESHES[1], "NFNet")]
-    for marks in [[] if quick else [pytest.mark.slow if family == "NFNet" else pytest.mark.long]]
+    for pair in [len(shape) == 2 and "model" in shape and family == "NFNet"]
+    for marks in [[] if quick else [pytest.mark.slow if pair else pytest.mark.long]]
 ]
 
 
@@ -148,7 +149,9 @@ def test_losses_gradients_and_states_are_those_of_one_device(shape, family):
         pytest.param(*case.values, id=case.id, marks=marks)
         for case in CASES
         if case.values[1] == "NFNet" or case.values[0] == MESHES[-1]
-        for marks in [[] if case.values == (MESHES[-1], "NFNet") else [pytest.mark.slow]]
+        for all_axes in [case.values[0] == MESHES[-1]]
+        for other in [[pytest.mark.slow if all_axes else pytest.mark.long]]
+        for marks in [[] if case.values == (MESHES[-1], "NFNet") else other]
     ],
 )
 def test_so_they_are_in_explicit_mode(shape, family):

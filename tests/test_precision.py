@@ -211,7 +211,7 @@ def one_step(microbatches, **shape):
     ("microbatches", "shape"),
     [
         (4, {"fsdp": 2}),
-        pytest.param(4, {"data": 4}, marks=pytest.mark.slow),
+        pytest.param(4, {"data": 4}, marks=pytest.mark.long),
         pytest.param(2, {"data": 4}, marks=pytest.mark.long),
         pytest.param(2, {"fsdp": 2}, marks=pytest.mark.long),
         pytest.param(2, {"data": 2, "model": 2}, marks=pytest.mark.slow),

@@ -96,8 +96,16 @@ def test_rows_are_of_every_family_lineage_and_attention():
     assert {row.attention_after for row in ROWS.values()} == {"conv1", "conv2"}
 
 
+# The same structure as another.
+ALIKE = {
+    "nfnet_f0+", "nfnet_nano", "nfnet_micro", "timm/nfnet_l0", "timm/eca_nfnet_l1",
+    "timm/nf_resnet26", "timm/nf_seresnet26", "timm/nf_ecaresnet26",
+}  # fmt: skip
+MARKS = dict.fromkeys(ALIKE, pytest.mark.long)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in ROWS])
 def test_every_model_can_be_folded_and_stacked(name):
     """Both at once, with a key; each alone, and without a key, is checked below."""
     model = row_model(name)

@@ -154,7 +154,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the drill kills runs anywhere
 def test_a_run_killed_before_its_first_checkpoint_starts_over(finished):
     run_dir = finished[0].parent / "early"
     run_dir.mkdir()

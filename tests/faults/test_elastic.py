@@ -24,7 +24,7 @@ SMALL = [
 ]  # fmt: skip
 LONG = pytest.mark.long
 MESHES = [
-    "data=4",
+    pytest.param("data=4", marks=LONG),
     "data=4,fsdp=2",
     pytest.param("data=2,model=2", marks=LONG),
 ]
