@@ -56,7 +56,7 @@ def section(golden, prefix):
     return {name.removeprefix(f"{prefix}/"): jnp.asarray(golden[name]) for name in names}
 
 
-def test_golden_clipping_to_the_last_digit():
+def test_clipping_is_that_of_the_golden_file_to_the_last_digit():
     golden = load_golden("agc")
     params, gradients = section(golden, "param"), section(golden, "grad")
     units = golden_units(params)
@@ -215,7 +215,7 @@ def test_units_that_are_no_axes_are_refused_by_name(axes):
         adaptive_grad_clip(0.01, units=lambda params: {"w": axes}).init({"w": jnp.ones((2, 3))})
 
 
-def test_a_schedule_of_the_ratio(key):
+def test_the_ratio_may_follow_a_schedule(key):
     params, units = {"w": jnp.ones((3, 2))}, {"w": (-1,)}
     make = optax.inject_hyperparams(adaptive_grad_clip, static_args=("units", "exclude"))
     schedule = lambda step: 0.01 * (1.0 + step.astype(jnp.float32))

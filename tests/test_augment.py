@@ -1,3 +1,5 @@
+"""Augmentation on the devices: flips, mixing, erasing, normalization."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from tests.reference import load_golden
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_golden_cutmix_masks(case):
+def test_cutmix_masks_are_those_of_the_golden_file(case):
     golden = load_golden("augment_tf")
     height, width, x, y, outside = golden[f"cutmix/{case}/args"]
     mask = cutmix_mask(int(height), int(width), int(x), int(y), float(outside))
@@ -83,7 +85,7 @@ def golden_pairs(mode):
 
 
 @pytest.mark.parametrize("mode", ["mixup", "cutmix", "mixup_cutmix"])
-def test_golden_mixtures(mode):
+def test_mixtures_are_those_of_the_golden_file(mode):
     golden = load_golden("augment_tf")
     given = {
         name: jnp.asarray(golden[f"mix/in/{name}"])

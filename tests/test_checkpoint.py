@@ -1,3 +1,5 @@
+"""The store of checkpoints: what is saved comes back, and which are kept."""
+
 import gc
 import json
 

@@ -283,7 +283,7 @@ def test_a_run_that_is_going_on_is_not_pruned(run, capsys):
         (["average", "--output", "x.npz", "--no-evaluate"], "must end in .safetensors"),
     ],
 )
-def test_what_is_refused(run, capsys, arguments, message):
+def test_what_cannot_be_done_is_refused(run, capsys, arguments, message):
     assert main(["checkpoints", str(run), *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error

@@ -91,7 +91,7 @@ def test_which_folder_is_to_test_with_is_said(tmp_path):
         load_images(tmp_path / "two", test_split="test")
 
 
-def test_tars_with_numbers_as_labels(tmp_path):
+def test_tars_may_have_numbers_as_labels(tmp_path):
     labels = [2, 0, 1, 0, 2, 2, 1]
     write_tar(tmp_path / "in/train-0001.tar", samples(labels[3:], first=3))
     write_tar(tmp_path / "in/train-0000.tar", samples(labels[:3]))
@@ -105,7 +105,7 @@ def test_tars_with_numbers_as_labels(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["cls", "json"])
-def test_tars_with_names_as_labels(tmp_path, suffix):
+def test_tars_may_have_names_as_labels(tmp_path, suffix):
     wrap = {"cls": lambda name: f"{name}\n".encode(),
             "json": lambda name: json.dumps({"label": name, "x": 1}).encode()}[suffix]  # fmt: skip
     write_tar(
@@ -143,7 +143,7 @@ def test_names_of_classes_are_given(tmp_path, source, named):
     assert names == ("oak", "ash", "elm")
 
 
-def test_samples_of_several_files_and_odd_names(tmp_path):
+def test_samples_of_several_files_and_odd_names_are_read(tmp_path):
     members = [("a.b/x.y.jpg", b"not this"), ("a.b/x.PNG", b"image"),
                ("a.b/x.json", b'{"label": 1}'), ("a.b/x.txt", b"a caption"),
                ("z.cls", b"0"), ("z.jpeg", b"")]  # fmt: skip
@@ -253,7 +253,7 @@ def test_damaged_tars_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("row_group_size", [1, 3, 100])
-def test_parquet_of_hugging_face(tmp_path, row_group_size):
+def test_parquet_of_hugging_face_is_read(tmp_path, row_group_size):
     labels = [2, 0, 1, 0, 2, 2, 1]
     names = ["oak", "ash", "elm"]
     options = {"names": names, "row_group_size": row_group_size}
@@ -267,7 +267,7 @@ def test_parquet_of_hugging_face(tmp_path, row_group_size):
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.int64(), pa.uint8()])
-def test_parquet_without_a_schema_of_classes(tmp_path, kind):
+def test_parquet_without_a_schema_names_its_classes(tmp_path, kind):
     labels = [1, 0, 1] * 12
     written = [["ash", "elm"][label] for label in labels] if kind == pa.string() else labels
     write_parquet(tmp_path / "in/part-0.parquet", written[:20], kind=kind)

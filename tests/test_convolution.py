@@ -217,7 +217,7 @@ def drawn_cases(draw):
 
 @given(drawn_cases())
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
-def test_any_convolution_and_its_gradients(case):
+def test_any_convolution_and_its_gradients_are_those_of_xla(case):
     assume(min(case.geometry.output) > 0)
     with jax.enable_x64(True):
         x, kernel, _, _ = case.random(jnp.float64)
@@ -254,7 +254,7 @@ def both(f):
 
 
 @few
-def test_derivatives_of_all_orders(case, x64):
+def test_derivatives_of_all_orders_are_those_of_xla(case, x64):
     arguments = case.random(jnp.float64)
 
     @jax.jit
@@ -269,7 +269,7 @@ MAPPED = {"images": (0, None), "kernels": (None, 0), "both": (0, 0)}
 
 
 @few
-def test_maps_over_images_kernels_and_both(case, x64):
+def test_maps_over_images_kernels_and_both_are_loops(case, x64):
     x, kernel, _, dk = case.random(jnp.float64)
     kernels = jnp.stack([kernel, dk, kernel - dk])
 
@@ -291,7 +291,7 @@ def test_maps_over_images_kernels_and_both(case, x64):
     assert_close(*run(x, kernels), 1e-11)
 
 
-def test_maps_over_other_axes_and_twice(x64):
+def test_maps_over_other_axes_and_twice_are_loops(x64):
     case = CASES["4 groups, stride 2, symmetric"]
     x, kernel, dx, dk = case.random(jnp.float64)
     x, kernel = jnp.stack([x, dx], axis=2), jnp.stack([kernel, dk], axis=-1)
@@ -317,7 +317,7 @@ def test_gradients_of_each_example_are_those_of_a_loop(case, x64):
     "case",
     [Case((3, 2), 3, 2, groups=2, inputs=1, outputs=1, batch=1), Case((3, 2), 1, 2, batch=1)],
 )
-def test_hessian(case, x64):
+def test_hessians_are_those_of_xla(case, x64):
     x, kernel, _, _ = case.random(jnp.float64)
     run = lambda f: jax.jit(jax.hessian(loss_of(f, case), (0, 1)))(x, kernel)
     assert_close(run(ours), run(reference), 1e-11)

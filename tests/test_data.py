@@ -1,3 +1,5 @@
+"""The order in which examples arrive, and folders of images."""
+
 import dataclasses
 import errno
 import io
@@ -429,7 +431,7 @@ def pixels(source, index):
     return np.asarray(Image.open(io.BytesIO(source[index].image)))
 
 
-def test_folders_with_a_test_set(tmp_path):
+def test_folders_may_have_a_test_set(tmp_path):
     for split, count in (("train", 3), ("test", 2)):
         write_images(tmp_path / split / "cat", count)
         write_images(tmp_path / split / "dog", count, (0, 0, 255))

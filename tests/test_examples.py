@@ -22,7 +22,7 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_finetune(tmp_path):
+def test_fine_tuning_runs(tmp_path):
     model = jax.jit(lambda: nfx.create_model("nfnet_nano", num_classes=7, key=jax.random.key(0)))()
     write_weights(tmp_path / "weights.safetensors", to_timm(model))
     script = EXAMPLES / "finetune.py"
@@ -35,7 +35,7 @@ def test_finetune(tmp_path):
 
 
 @pytest.mark.slow
-def test_agc_on_your_model():
+def test_clipping_your_model_runs():
     done = run(EXAMPLES / "agc_on_your_model.py", "--steps", "100")
     assert done.returncode == 0, done.stderr
     assert "149 units in 9 of 10 leaves are clipped" in done.stdout
@@ -62,7 +62,7 @@ def test_a_clipper_with_a_bug_fails_with_its_counterexample(tmp_path):
     assert "Law 'bound': the norm of a unit is at most clipping * max(" in done.stdout
 
 
-def test_a_folder_of_shapes(tmp_path):
+def test_a_folder_of_shapes_is_made_and_trained_on(tmp_path):
     assert run(EXAMPLES / "shapes.py", tmp_path / "shapes", "--images", "12").returncode == 0
     train, test = open_sources(tmp_path / "shapes")
     assert (len(train), len(test)) == (44, 4)

@@ -485,7 +485,9 @@ def test_random_weights_are_asked_for(tmp_path, folder, capsys):
         (["predict", "{names}.nfx", "{folder}"], "no such directory"),
     ],
 )
-def test_what_is_refused(saved, folder, tmp_path, capsys, monkeypatch, arguments, message):
+def test_what_cannot_be_exported_is_refused(
+    saved, folder, tmp_path, capsys, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names").write_text("one\n")
     run = tmp_path / "run"

@@ -219,7 +219,7 @@ def test_kernels_follow_the_rules_of_timm(model, channels):
     np.testing.assert_allclose(new, scaled - scaled.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
 
 
-def test_what_cannot_be_adapted(model):
+def test_what_cannot_be_adapted_is_refused(model):
     with pytest.raises(ValueError, match="in_channels=0 must be positive"):
         adapt_input_channels(model, 0)
     with pytest.raises(ValueError, match="takes images of 1 channels, and only models"):

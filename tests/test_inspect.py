@@ -56,7 +56,7 @@ class TestRecipes:
         train, test = recipe_images(Recipe())
         assert train.transform == test.transform == AsStored((28, 28, 1))
 
-    def test_or_as_one_likes(self):
+    def test_the_view_can_be_chosen(self):
         train, test = recipe_images(Recipe(image_size=32, color="rgb", crop_area=0.5))
         example = train.load(0, np.random.default_rng(0))
         assert example.image.shape == (32, 32, 3)

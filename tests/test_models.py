@@ -1,3 +1,5 @@
+"""Building models: the table of variants, its overrides, and what all networks have."""
+
 import dataclasses
 import functools as ft
 import re
@@ -101,7 +103,7 @@ def test_every_field_of_the_table_is_an_override():
         ("nfnet_f0", {"num_classes": 0}, "num_classes=0 and in_channels=3 must be positive"),
     ],
 )
-def test_creation_refuses(name, overrides, message):
+def test_models_that_cannot_be_are_refused(name, overrides, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         create_abstract(name, **overrides)
 

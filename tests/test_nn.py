@@ -1,3 +1,5 @@
+"""Layers: convolutions, activations, attention, pooling, stochastic depth, the ledger."""
+
 import itertools
 
 import equinox as eqx
@@ -159,7 +161,7 @@ def test_pools_count_only_pixels_of_the_image(key, size, window, stride):
         np.testing.assert_allclose(largest[row, column], patch.max((0, 1)))
 
 
-def test_ledger_of_f0():
+def test_the_ledger_of_f0_is_the_official_one():
     expected = (
         (1.0,),
         (0.980581, 0.980581),

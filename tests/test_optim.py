@@ -20,7 +20,7 @@ from tests.reference import load_golden, meta, official_model, tiny_overrides
 NAMES = ("warmup_cosine", "cosine", "warmup_exp")
 
 
-def test_golden_schedules():
+def test_schedules_are_those_of_the_golden_file():
     golden = load_golden("schedules")
     kwargs = {name: json.loads(str(golden[f"{name}_kw"])) for name in NAMES}
     before_end = golden["itr"] <= 100  # the official cosine rises again after its end
@@ -42,7 +42,7 @@ def test_golden_schedules():
     np.testing.assert_allclose(actual, golden["warmup_exp"], rtol=1e-6)
 
 
-def test_golden_ema_ramp():
+def test_the_ramp_of_the_average_is_that_of_the_golden_file():
     golden = load_golden("schedules")
     decays = [optim.ema_decay(jnp.asarray(step), 0.99999) for step in golden["itr"]]
     # The file holds one update from 0 towards 1.
@@ -85,7 +85,7 @@ def mixed_loss(model, images, targets):
     return jnp.mean(losses), signal_statistics(signal)
 
 
-def test_golden_trajectory():
+def test_steps_are_those_of_the_golden_file():
     """Three steps of the official optimizer with its parameter groups."""
     golden = load_golden("trajectory_tiny")
     facts = meta(golden)

@@ -95,7 +95,7 @@ def test_people_read_names_and_percent(weights, images, tmp_path, capsys):
         (["{empty}/none", "{images}"], "nor the name of weights"),
     ],
 )
-def test_what_is_refused(weights, images, tmp_path, capsys, options, message):
+def test_what_cannot_be_predicted_is_refused(weights, images, tmp_path, capsys, options, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "names").write_text("one\n")
     places = dict(

@@ -157,7 +157,7 @@ def test_a_repository_of_another_variant_is_refused_before_its_weights_are_fetch
         ("else/dm_nfnet_f0.dm_in1k", "nor the name of weights"),
     ],
 )
-def test_what_is_not_there(tmp_path, name, message):
+def test_weights_that_are_not_there_are_named(tmp_path, name, message):
     with pytest.raises(WeightsError, match=message):
         nfx.load_pretrained(name, cache_dir=tmp_path, offline=True)
 

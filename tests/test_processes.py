@@ -201,7 +201,7 @@ def pair(root, request):
 
 @pytest.mark.long
 @pytest.mark.parametrize("pair", [("check", "split")], indirect=True)
-def test_batches_and_checkpoints_of_split_states(pair):
+def test_two_processes_share_batches_and_checkpoints_of_split_states(pair):
     """See `worker.check_together`."""
     for process in pair[1]:
         output = process.stdout.read()

@@ -1,3 +1,5 @@
+"""RandAugment: the official operations to the bit, and the corrected ones to Pillow's."""
+
 import functools as ft
 import json
 

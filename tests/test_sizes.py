@@ -57,7 +57,7 @@ def test_every_model_is_published_or_nfx_s_own():
 
 
 @pytest.mark.parametrize("name", nfx.list_models())
-def test_parameters(name):
+def test_parameters_are_as_many_as_published(name):
     model = create_abstract(name)
     assert parameter_count(model) == model_sizes()[name].parameters, STALE
     if name in PUBLISHED:
@@ -69,7 +69,7 @@ def test_parameters(name):
     "name",
     [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in nfx.list_models()],
 )
-def test_multiply_accumulates(name):
+def test_multiply_accumulates_are_as_many_as_published(name):
     found = measure(name)
     assert found == model_sizes()[name], STALE
     if name in OWN:
@@ -110,7 +110,7 @@ def scaled_macs(name, size):
 
 
 @pytest.mark.parametrize("blocks", [50, 101, 152, 200, 288, 600])
-def test_parameters_of_nf_resnets_with_squeeze_excite(blocks):
+def test_nf_resnets_with_squeeze_excite_have_the_published_parameters(blocks):
     published = {
         50: 35_635_704, 101: 63_562_505, 152: 86_565_402, 200: 93_153_834, 288: 213_422_472,
         600: 440_150_896,

@@ -7,7 +7,7 @@ from nfx.nn import standardize_weight, standardize_weight_timm
 from tests.reference import load_golden
 
 
-def test_golden_kernels():
+def test_kernels_are_those_of_the_golden_file():
     golden = load_golden("ws")
     for case in range(int(golden["n"])):
         weight, gain = jnp.asarray(golden[f"{case}/w"]), jnp.asarray(golden[f"{case}/gain"])

@@ -125,7 +125,7 @@ def test_a_box_is_found_where_it_is_stored(data, orientation):
 EXACT = dict(rtol=0, atol=1e-4)
 
 
-def test_golden_bicubic():
+def test_bicubic_pixels_are_those_of_the_golden_file():
     golden = load_golden("augment_tf")
     found = resize_bicubic(golden["eval_image"][5:50, 10:60], 32, 32)
     assert found.dtype == np.float32
@@ -145,7 +145,7 @@ def test_what_is_even_stays_so_to_the_border(size):
     np.testing.assert_allclose(resize_bicubic(even, *size), 200, **EXACT)
 
 
-def test_edges_overshoot():
+def test_bicubic_edges_overshoot():
     edge = np.zeros((8, 8, 1), np.uint8)
     edge[:, 4:] = 255
     found = resize_bicubic(edge, 8, 31)
@@ -352,14 +352,14 @@ def test_pixels_of_other_kinds_are_refused(transform, pixels):
         ("resize_crop_0.9", "official_squash", 0.9),
     ],
 )
-def test_golden_official_views(mode, rule, crop, size):
+def test_official_views_are_those_of_the_golden_file(mode, rule, crop, size):
     golden = load_golden("augment_tf")
     view = CentreView(size, 3, rule, crop or size / (size + 32))
     found = view(encode(golden["eval_image"], "PNG"), rng())
     np.testing.assert_allclose(found, golden[f"eval/{mode}/{size}"], **EXACT)
 
 
-def test_golden_normalized_pixels():
+def test_normalized_pixels_are_those_of_the_golden_file():
     golden = load_golden("augment_tf")
     mean, std = 255 * np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
     expected = golden["normalized_eval"]

@@ -1,3 +1,5 @@
+"""Names of leaves, patterns of names, and which axes index the units of each leaf."""
+
 import inspect
 import re
 from typing import ClassVar
