@@ -66,6 +66,20 @@ def long(session: nox.Session) -> None:
     session.run("pytest", "-m", "long", *session.posargs)
 
 
+@nox.session(default=False, python=PYTHONS[-1:])
+def coverage(session: nox.Session) -> None:
+    """Lines of nfx that no test reaches, in the processes that tests start too."""
+    install(session, "tests", "paper", "compilers")
+    session.install("coverage>=7.10")
+    session.run("coverage", "erase")
+    session.run(
+        "coverage", "run", "-m", "pytest", "--numprocesses", "2", "--dist", "loadgroup",
+        "-m", "not long", *session.posargs,
+    )  # fmt: skip
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--show-missing", "--skip-covered")
+
+
 @nox.session(default=False, python=PYTHONS[:1])
 def properties(session: nox.Session) -> None:
     """The laws at length: 5,000 examples each."""
