@@ -30,12 +30,12 @@ from nfx.recipes import (
     train,
 )
 from nfx.recipes._evaluation import parts_without_images
-from nfx.recipes._findings import load_checkpoint
-from nfx.recipes._html import Html, join, tag
-from nfx.recipes._report_content import gather_report
-from nfx.recipes._report_figures import Line, line_chart, thinned
-from nfx.recipes._report_page import report_page
-from nfx.recipes._report_tables import class_table, confused_pairs
+from nfx.recipes._report._content import gather_report
+from nfx.recipes._report._figures import Line, line_chart, thinned
+from nfx.recipes._report._findings import load_checkpoint
+from nfx.recipes._report._html import Html, join, tag
+from nfx.recipes._report._page import report_page
+from nfx.recipes._report._tables import class_table, confused_pairs
 from nfx.sharding import make_mesh
 from nfx.train import Outcomes, read_metrics, RunDirectoryError, without_pace
 
@@ -441,7 +441,7 @@ def test_a_page_that_cannot_be_finished_leaves_the_last_one(copy, monkeypatch):
     whole = report(copy).read_bytes()
     files = sorted(copy.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr("nfx.recipes._report_page.throughput", lambda found: 1 / 0)
+        patch.setattr("nfx.recipes._report._page.throughput", lambda found: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             report(copy)
     assert (copy / "report.html").read_bytes() == whole

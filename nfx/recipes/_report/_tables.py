@@ -8,9 +8,9 @@ import numpy as np
 
 from nfx.data import BadImage
 from nfx.recipes._contact_sheet import picture_of
-from nfx.recipes._findings import Mistake
-from nfx.recipes._html import Html, join, tag
-from nfx.recipes._troubles import Troubles
+from nfx.recipes._report._findings import Mistake
+from nfx.recipes._report._html import Html, join, tag
+from nfx.recipes._report._troubles import Troubles
 
 
 # So many classes have a matrix; of more, the pairs that are confused most are listed.

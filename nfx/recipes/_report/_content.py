@@ -14,10 +14,10 @@ from nfx.checkpoint import Which
 from nfx.data import Images, Splits
 from nfx.optim import clipped_leaves
 from nfx.recipes._evaluation import check_classes, parts_without_images
-from nfx.recipes._findings import find_out, Findings, load_checkpoint
 from nfx.recipes._images import recipe_images
 from nfx.recipes._recipe import Recipe, recipe_from_config
-from nfx.recipes._troubles import read_troubles, Troubles
+from nfx.recipes._report._findings import find_out, Findings, load_checkpoint
+from nfx.recipes._report._troubles import read_troubles, Troubles
 from nfx.train import read_metrics, RunDirectory
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nfx._units import LeafUnits
-from nfx.recipes._html import Html
+from nfx.recipes._report._html import Html
 from nfx.train import draw_clipped_shares
 
 

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from nfx._units import LeafUnits
-from nfx.recipes._findings import Findings
-from nfx.recipes._html import Html, join, tag
-from nfx.recipes._report_content import RunReport
-from nfx.recipes._report_figures import (
+from nfx.recipes._report._content import RunReport
+from nfx.recipes._report._figures import (
     BLUE,
     clipping_picture,
     depth_chart,
@@ -21,7 +19,9 @@ from nfx.recipes._report_figures import (
     ORANGE,
     RED,
 )
-from nfx.recipes._report_tables import table
+from nfx.recipes._report._findings import Findings
+from nfx.recipes._report._html import Html, join, tag
+from nfx.recipes._report._tables import table
 
 
 # Leaves that are listed by name, of those that are clipped most.

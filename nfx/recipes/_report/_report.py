@@ -6,8 +6,8 @@ from pathlib import Path
 
 from nfx._files import write_whole
 from nfx.checkpoint import Which
-from nfx.recipes._report_content import gather_report
-from nfx.recipes._report_page import report_page
+from nfx.recipes._report._content import gather_report
+from nfx.recipes._report._page import report_page
 from nfx.sharding import read_mesh
 from nfx.train import RunDirectory
 

@@ -7,11 +7,11 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from nfx.data import BadImage
-from nfx.recipes._findings import Findings
-from nfx.recipes._html import Html, join, tag
-from nfx.recipes._report_content import RunReport
-from nfx.recipes._report_sections import clipping, curves, median_speed, propagation, throughput
-from nfx.recipes._report_tables import (
+from nfx.recipes._report._content import RunReport
+from nfx.recipes._report._findings import Findings
+from nfx.recipes._report._html import Html, join, tag
+from nfx.recipes._report._sections import clipping, curves, median_speed, propagation, throughput
+from nfx.recipes._report._tables import (
     class_table,
     confused_pairs,
     confusion_matrix,
@@ -52,7 +52,9 @@ def report_page(found: RunReport) -> str:
         _Section("recipe", "Recipe", _recipe(found)),
     )
     title = f"{found.recipe.model} on {_data(found)}"
-    style = resources.files("nfx.recipes").joinpath("report.css").read_text(encoding="utf-8")
+    style = (
+        resources.files("nfx.recipes._report").joinpath("report.css").read_text(encoding="utf-8")
+    )
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
