@@ -52,9 +52,7 @@ def report_page(found: RunReport) -> str:
         _Section("recipe", "Recipe", _recipe(found)),
     )
     title = f"{found.recipe.model} on {_data(found)}"
-    style = (
-        resources.files("nfx.recipes._report").joinpath("report.css").read_text(encoding="utf-8")
-    )
+    style = (resources.files("nfx.recipes._report") / "report.css").read_text("utf-8")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
