@@ -312,6 +312,14 @@ def test_a_report_is_a_table(product):
         assert shown in text
 
 
+def test_a_report_has_no_head_and_counts_its_devices(product):
+    pair = dataclasses.replace(product.report, devices=2)
+    title, _, first, *rest = map(str.strip, printed(aot.report_table(pair)).splitlines())
+    assert (title, first.split()) == ("product", ["m", "64"])
+    assert "compiled for" in rest[0]
+    assert rest[0].endswith("2 cpu devices")
+
+
 def test_the_memory_of_a_chip_stands_beside_what_is_taken_of_it(product):
     chip = dataclasses.replace(
         product.report, platform="tpu", device_kind="TPU v5 lite", devices=16,

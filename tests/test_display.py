@@ -9,8 +9,10 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from rich.console import Console
 
+from nfx._units import LeafUnits
 from nfx.cli import main
 from nfx.data import Batch
 from nfx.train import (
@@ -23,6 +25,7 @@ from nfx.train import (
     without_pace,
 )
 from nfx.train._pace import Stopwatch
+from nfx.train._plots import _draw
 from tests.disk import full_disk
 
 
@@ -70,6 +73,15 @@ def test_without_a_terminal_a_line_a_minute_says_so(monkeypatch):
     ]
     assert "loss 0.920" in lines[0]
     assert "left" in lines[0]
+
+
+def test_lines_of_clipping_have_the_colors_of_their_labels():
+    records = [{**METRICS, "step": step, "largest_clip_ratio": 2.0} for step in (1, 2)]
+    leaves = [LeafUnits("conv/weight", (3,), 4), LeafUnits("conv/gain", (0,), 4)]
+    share, _, ratio, _ = _draw(records, leaves).axes
+    colors = [to_rgba(line.get_color()) for axes in (share, ratio) for line in axes.lines]
+    assert colors == [to_rgba(axes.yaxis.label.get_color()) for axes in (share, ratio)]
+    assert colors[0] != colors[1]
 
 
 def test_a_quiet_display_shows_nothing(capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import nfx
@@ -23,7 +24,7 @@ from nfx.testing import (
 )
 from nfx.testing._clipping_subject import clipping_subject
 from nfx.testing._law import matching_leaves
-from nfx.testing._standardization import StandardizationSubject
+from nfx.testing._standardization import _expect_close, KernelCase, StandardizationSubject
 from tests import planted
 
 
@@ -83,6 +84,14 @@ def test_what_would_hold_of_anything_is_no_law():
             check_sharding_invariant(jnp.sin, *arguments)
     clipper, like = nfx.optim.adaptive_grad_clip(0.01, units=()), {"scale": jnp.zeros(())}
     assert check_clipping(clipper, like=like, units=(), laws=["sharding"]) == ()
+
+
+def test_small_weights_allow_no_larger_an_error():
+    case = KernelCase(np.asarray([[1e-4], [-1e-4]], np.float32), np.ones(1, np.float32))
+    exact = np.asarray([[1.0], [-1.0]])
+    _expect_close(case, exact + 0.9e-3, exact, "it is")
+    with pytest.raises(LawViolation, match="it is"):
+        _expect_close(case, exact + 1.5e-3, exact, "it is")
 
 
 def test_leaves_that_are_not_there_are_counted():

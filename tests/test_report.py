@@ -35,6 +35,7 @@ from nfx.recipes._report._figures import Line, line_chart, thinned
 from nfx.recipes._report._findings import load_checkpoint
 from nfx.recipes._report._html import Html, join, tag
 from nfx.recipes._report._page import report_page
+from nfx.recipes._report._sections import clipping, curves
 from nfx.recipes._report._tables import class_table, confused_pairs
 from nfx.sharding import make_mesh
 from nfx.train import Outcomes, read_metrics, RunDirectoryError, without_pace
@@ -175,6 +176,18 @@ def test_elements_of_all_charts_have_names_of_their_own(page):
     } | set(re.findall(r"url\(#([^)]+)\)", page))  # fmt: skip
     assert used
     assert used <= set(parsed.ids())
+
+
+def test_norms_and_ratios_are_drawn_on_a_scale_of_powers(found, monkeypatch):
+    scales = {}
+
+    def chart(name, lines, *, ylabel, scale="linear", percent=False, from_zero=False):
+        scales[name] = scale
+        return tag("p", ylabel)
+
+    monkeypatch.setattr("nfx.recipes._report_sections.line_chart", chart)
+    join(curves(found), clipping(found))
+    assert {name for name, scale in scales.items() if scale == "log"} == {"norm", "ratio"}
 
 
 def test_names_from_outside_are_text(page):
