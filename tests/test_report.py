@@ -185,7 +185,7 @@ def test_norms_and_ratios_are_drawn_on_a_scale_of_powers(found, monkeypatch):
         scales[name] = scale
         return tag("p", ylabel)
 
-    monkeypatch.setattr("nfx.recipes._report_sections.line_chart", chart)
+    monkeypatch.setattr("nfx.recipes._report._sections.line_chart", chart)
     join(curves(found), clipping(found))
     assert {name for name, scale in scales.items() if scale == "log"} == {"norm", "ratio"}
 
