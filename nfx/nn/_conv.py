@@ -2,6 +2,7 @@
 
 import functools as ft
 import math
+import numbers
 from typing import Any, ClassVar, get_args
 
 import equinox as eqx
@@ -175,7 +176,7 @@ def draw_kernel(
         ValueError: If the size is no whole number of pixels, or `groups` does not divide both
             channel counts.
     """
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, numbers.Integral) or size < 1:
         raise ValueError(
             f"kernel_size={size!r} must be the side of a square in pixels, a whole number."
         )
