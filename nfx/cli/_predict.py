@@ -64,8 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         by(command, files), "Images", total=len(files), console=console, transient=True,
         disable=not console.is_terminal,
     ):  # fmt: skip
-        bad += bool(prediction.problem)
         if prediction.problem:
+            bad += 1
             problem = f"Cannot read {str(prediction.file)!r} as an image: {prediction.problem}"
             print(f"nfx: {problem}", file=sys.stderr)
         if command.json or not prediction.problem:

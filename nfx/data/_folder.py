@@ -167,7 +167,7 @@ def _index(root: Path, split: Path) -> FolderSource:
     others: collections.Counter[str] = collections.Counter()
     for folder in _class_folders(split):
         files, other_files = _files_below(folder)
-        others.update(_suffix(name) or "no suffix" for name in other_files)
+        others.update(other_files)
         if files:
             prefix = folder.relative_to(root).as_posix()
             names.extend(f"{prefix}/{file}" for file in files)
@@ -189,8 +189,8 @@ def _class_folders(split: Path) -> list[Path]:
         raise unreadable_folder(error) from error
 
 
-def _files_below(folder: Path) -> tuple[list[str], list[str]]:
-    """Paths of the images below a folder, relative to it, in order, and of all other files.
+def _files_below(folder: Path) -> tuple[list[str], collections.Counter[str]]:
+    """Paths of the images below a folder, relative to it, in order; of other files the suffixes.
 
     Nothing that is hidden is among them.
     """
@@ -198,16 +198,18 @@ def _files_below(folder: Path) -> tuple[list[str], list[str]]:
     def refuse(error: OSError) -> None:
         raise unreadable_folder(error) from error
 
-    images, others = [], []
+    images: list[str] = []
+    others: collections.Counter[str] = collections.Counter()
     for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         folders[:] = (name for name in folders if not is_hidden(name))
         below = os.path.relpath(where, folder)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
         for name in files:
-            if not is_hidden(name):
-                (images if _suffix(name) in IMAGE_SUFFIXES else others).append(prefix + name)
+            suffix = os.path.splitext(name)[1].lower()
+            if is_hidden(name):
+                continue
+            if suffix in IMAGE_SUFFIXES:
+                images.append(prefix + name)
+            else:
+                others[suffix or "no suffix"] += 1
     return sorted(images), others
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()

@@ -16,11 +16,11 @@ def has_begun(path: str | Path) -> bool:
 
 
 def has_saved(path: str | Path) -> bool:
-    """Whether a directory holds a run that has saved a checkpoint, or the metrics of a step."""
+    """Whether a run that has begun has saved a checkpoint, or the metrics of a step."""
     path = Path(path).expanduser()
     metrics = path / "metrics.jsonl"
-    saved = metrics.exists() and metrics.stat().st_size > 0
-    return has_begun(path) and (saved or any((path / "checkpoints").glob("[0-9]*")))
+    logged = metrics.exists() and metrics.stat().st_size > 0
+    return logged or any((path / "checkpoints").glob("[0-9]*"))
 
 
 class RunDirectory:
