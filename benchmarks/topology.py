@@ -65,7 +65,7 @@ def row(name: str, report: Report):
     return [
         name,
         f"{settings['topology']}, {settings['mesh']}",
-        f"{settings['batch']} @ {settings['size']}",
+        f"{settings['batch_size']} @ {settings['image_size']}",
         " + ".join(f"{size:.2f}" for size in sizes[:2]),
         f"{sizes[2]:.2f} ({report.memory_share or 0:.0%})",
         f"{report.graph_flops / report.devices / 1e12:.2f}",

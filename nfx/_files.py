@@ -19,7 +19,7 @@ def replacing(path: Path, *, scratch: Path | None = None) -> Iterator[IO[bytes]]
 
     Args:
         path: The file.
-        scratch: The folder that it is in until it is whole, on the same file system; by default
+        scratch: The directory that it is in until it is whole, on the same file system; by default
             that of `path`.
 
     Yields:
@@ -39,7 +39,7 @@ def replacing(path: Path, *, scratch: Path | None = None) -> Iterator[IO[bytes]]
         with contextlib.suppress(OSError):  # what went wrong is the error to tell
             partial.unlink(missing_ok=True)
         raise
-    if os.name != "nt":  # Windows opens no folders
+    if os.name != "nt":  # Windows opens no directories
         sync(path.parent)
 
 

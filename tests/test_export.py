@@ -376,7 +376,7 @@ def test_artifacts_replace_nothing(artifact, copy, tmp_path):
     for path, message in (
         (copy, "exists already"),
         (tmp_path / "model", "must end in .nfx"),
-        (tmp_path / "none/model.nfx", "No folder"),
+        (tmp_path / "none/model.nfx", "No directory"),
     ):
         with pytest.raises(ArtifactError, match=message):
             save_artifact(artifact, path)

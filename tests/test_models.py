@@ -25,6 +25,7 @@ def test_models_are_listed_by_pattern():
     assert len(set(nfx.list_models())) == len(nfx.list_models()) > 70
 
 
+@pytest.mark.xdist_group("every model")  # traced once, by one worker
 @pytest.mark.parametrize("name", nfx.list_models())
 def test_every_leaf_is_an_inexact_array_with_known_units(name):
     model = create_abstract(name)

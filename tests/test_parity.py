@@ -82,11 +82,11 @@ def summary(x):
 
 
 # Half a minute each to compile, and the same structure as another case, or many groups.
-SLOW = {
-    "official_nfnet_f0_97", "official_nf_regnet_b0_64", "official_nf_resnet50_64",
-    "timm_dm_nfnet_f0_64x64", "timm_nf_resnet50_64x64",
+SLOW = {"official_nf_regnet_b0_64", "official_nf_resnet50_64", "timm_dm_nfnet_f0_64x64"}
+LONG = {
+    "official_nfnet_f0_97", "official_nfnet_f1_64", "timm_eca_nfnet_l0_64x64",
+    "timm_nf_resnet50_64x64",
 }  # fmt: skip
-LONG = {"official_nfnet_f1_64", "timm_eca_nfnet_l0_64x64"}
 MARKS = dict.fromkeys(SLOW, pytest.mark.slow) | dict.fromkeys(LONG, pytest.mark.long)
 
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         write_weights(tmp_path / "weights.npz", {"a": jnp.zeros(2, jnp.bfloat16)})
     with pytest.raises(WeightsError, match="cannot hold 'a' of object"):
         write_weights(tmp_path / "weights.safetensors", {"a": np.asarray(["x"], object)})
-    with pytest.raises(WeightsError, match=r"No folder .*none' to write"):
+    with pytest.raises(WeightsError, match=r"No directory .*none' to write"):
         write_weights(tmp_path / "none" / "weights.npz", {"a": np.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 

@@ -54,8 +54,10 @@ def test_branches_that_start_closed_add_nothing(fields, key):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "fields"),
-    [("nf_resnet50", 160, {}), ("nfnet_f0", 320, {"strided_shortcut": True})],
-    ids=["nf_resnet50", "nfnet_f0"],
+    [
+        pytest.param("nf_resnet50", 160, {}, marks=pytest.mark.long, id="nf_resnet50"),
+        pytest.param("nfnet_f0", 320, {"strided_shortcut": True}, id="nfnet_f0"),
+    ],
 )
 def test_published_networks_follow_it_in_every_block(name, size, fields):
     model, signal = propagate(name, size, skip_gain=1.0, **fields)

@@ -56,6 +56,7 @@ def test_every_model_is_published_or_nfx_s_own():
     assert set(nfx.list_models()) == known
 
 
+@pytest.mark.xdist_group("every model")  # traced once, by one worker
 @pytest.mark.parametrize("name", nfx.list_models())
 def test_parameters_are_as_many_as_published(name):
     model = create_abstract(name)
@@ -65,6 +66,7 @@ def test_parameters_are_as_many_as_published(name):
         assert len(jax.tree.leaves(model)) == PUBLISHED[name]["arrays"]
 
 
+@pytest.mark.xdist_group("every model")
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in nfx.list_models()],

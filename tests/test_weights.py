@@ -71,6 +71,7 @@ def test_the_conventions_of_the_lineages_are_not_the_same_function():
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("every model")
 @pytest.mark.parametrize("name", nfx.list_models("timm/*"))
 def test_every_leaf_has_a_name_of_its_own_in_timm(name):
     names = timm_names(create_abstract(name))

@@ -26,8 +26,8 @@ Content = TypeVar("Content")
 _WORDS = 500
 
 
-class ListedFolder(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """A folder that Orbax writes a checkpoint into, until it is finished and renamed.
+class ListedDirectory(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A directory that Orbax writes a checkpoint into, until it is finished and renamed.
 
     Before that its files are listed with their digests. Of several processes the first does it,
     when all have written theirs.
@@ -38,34 +38,36 @@ class ListedFolder(ocp.path.atomicity.AtomicRenameTemporaryPath):
     @classmethod
     def from_final(
         cls, final_path: Any, *, checkpoint_metadata_store: Any = None, **options: Any
-    ) -> "ListedFolder":
-        """As Orbax does; parts of a checkpoint, which are folders in it, have no metadata."""
-        folder: Any = super().from_final(
+    ) -> "ListedDirectory":
+        """As Orbax does; parts of a checkpoint, which are directories in it, have no metadata."""
+        directory: Any = super().from_final(
             final_path, checkpoint_metadata_store=checkpoint_metadata_store, **options
         )
-        folder._metadata = checkpoint_metadata_store
-        return folder
+        directory._metadata = checkpoint_metadata_store
+        return directory
 
     async def finalize(self) -> None:
-        """Lists the files, sees that they are on disk, and gives the folder its name."""
-        folder, final = Path(self.get()), Path(self.get_final())
+        """Lists the files, sees that they are on disk, and gives the directory its name."""
+        directory, final = Path(self.get()), Path(self.get_final())
         if self._metadata is not None:
             await asyncio.to_thread(self._metadata.wait_until_finished)  # another thread writes it
-            await asyncio.to_thread(list_files, folder)
-        folder.rename(final)
+            await asyncio.to_thread(list_files, directory)
+        directory.rename(final)
         sync(final.parent)
 
 
-def list_files(folder: Path) -> None:
-    """Writes the list of a folder's files; they are on disk then, and their folders too."""
-    paths = list(folder.rglob("*"))
+def list_files(directory: Path) -> None:
+    """Writes the list of a directory's files; they are on disk then, and their directories too."""
+    paths = list(directory.rglob("*"))
     for path in paths:
         sync(path)
     digests = {
-        path.relative_to(folder).as_posix(): file_digest(path) for path in paths if path.is_file()
+        path.relative_to(directory).as_posix(): file_digest(path)
+        for path in paths
+        if path.is_file()
     }
     content = {"sha256": digests, "seal": json_digest(digests)}
-    write_whole(folder / LIST, json.dumps(content))
+    write_whole(directory / LIST, json.dumps(content))
 
 
 def find_damage(directory: Path, step: int) -> str:
@@ -82,8 +84,8 @@ def find_damage(directory: Path, step: int) -> str:
         return describe_damaged_files(directory / str(step))
 
 
-def describe_damaged_files(folder: Path) -> str:
-    """Describes which files of a folder differ from its list; "" if none does.
+def describe_damaged_files(directory: Path) -> str:
+    """Describes which files of a directory differ from its list; "" if none does.
 
     Of several processes, which all must ask, the first looks, and all get its words.
 
@@ -93,7 +95,7 @@ def describe_damaged_files(folder: Path) -> str:
     words, unreadable = "", False
     if jax.process_index() == 0:
         try:
-            words = _describe_damage(folder)
+            words = _describe_damage(directory)
         except UnreadableError as error:
             words, unreadable = str(error), True
     if jax.process_count() > 1:
@@ -112,15 +114,15 @@ def _told_by_first(words: str, unreadable: bool) -> tuple[str, bool]:
     return told[1:].decode(errors="replace").rstrip(), bool(told[0])
 
 
-def read_as_listed(folder: Path, name: str) -> bytes | None:
-    """Returns the content of one of a folder's files; None if it is not what was listed.
+def read_as_listed(directory: Path, name: str) -> bytes | None:
+    """Returns the content of one of a directory's files; None if it is not what was listed.
 
     Raises:
         UnreadableError: If it cannot be read.
     """
     try:
-        content = _read(folder, name, Path.read_bytes)
-        as_listed = hashlib.sha256(content).hexdigest() == _listed(folder)[name]
+        content = _read(directory, name, Path.read_bytes)
+        as_listed = hashlib.sha256(content).hexdigest() == _listed(directory)[name]
     except _NO_LIST:
         return None
     return content if as_listed else None
@@ -133,43 +135,43 @@ _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _NO_LIST = (*_MISSING, ValueError, KeyError, TypeError)
 
 
-def _read(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
-    """Reads one of a folder's files."""
+def _read(directory: Path, name: str, read: Callable[[Path], Content]) -> Content:
+    """Reads one of a directory's files."""
     try:
-        return read(folder / name)
+        return read(directory / name)
     except _MISSING:
         raise
     except (OSError, MemoryError) as error:
         raise UnreadableError(f"its file {name!r} gives an error ({first_line(error)})") from error
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """The digests of a folder's files by name."""
-    content = json.loads(_read(folder, LIST, Path.read_text))
+def _listed(directory: Path) -> dict[str, str]:
+    """The digests of a directory's files by name."""
+    content = json.loads(_read(directory, LIST, Path.read_text))
     if content["seal"] != json_digest(content["sha256"]):
         raise ValueError("it is not what was written")
     return content["sha256"]
 
 
-def _describe_damage(folder: Path) -> str:
+def _describe_damage(directory: Path) -> str:
     try:
-        expected = _listed(folder)
+        expected = _listed(directory)
     except _NO_LIST as error:
         return f"its list of files, {LIST!r}, cannot be used ({error})"
     with ThreadPoolExecutor() as threads:
-        found = threads.map(ft.partial(_digest, folder), expected)
+        found = threads.map(ft.partial(_digest, directory), expected)
         bad = [name for name, digest in zip(expected, found, strict=True)
                if digest != expected[name]]  # fmt: skip
     if not bad:
         return ""
-    state = "not what was written" if (folder / bad[0]).is_file() else "missing"
+    state = "not what was written" if (directory / bad[0]).is_file() else "missing"
     more = f", and {len(bad) - 1} more are not right" if bad[1:] else ""
     return f"its file {bad[0]!r} is {state}{more}"
 
 
-def _digest(folder: Path, name: str) -> str | None:
-    """The SHA-256 of one of a folder's files; None if it is missing."""
+def _digest(directory: Path, name: str) -> str | None:
+    """The SHA-256 of one of a directory's files; None if it is missing."""
     try:
-        return _read(folder, name, file_digest)
+        return _read(directory, name, file_digest)
     except _MISSING:
         return None

@@ -22,7 +22,7 @@ from nfx.checkpoint._errors import (
     readable,
     UnreadableError,
 )
-from nfx.checkpoint._files import find_damage, ListedFolder, read_as_listed
+from nfx.checkpoint._files import find_damage, ListedDirectory, read_as_listed
 from nfx.checkpoint._record import make_record
 from nfx.checkpoint._retention import best_step, LatestAndBest
 
@@ -96,7 +96,7 @@ class CheckpointStore:
             create=not self._read_only,
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
-            temporary_path_class=ListedFolder,
+            temporary_path_class=ListedDirectory,
         )
         with opening(self.directory, read_only=self._read_only):
             return ocp.CheckpointManager(

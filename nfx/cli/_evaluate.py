@@ -36,8 +36,8 @@ class EvaluateCommand:
     Attributes:
         what: A run directory (or RUN@STEP, RUN@best), weights on the Hugging Face Hub
             (timm/dm_nfnet_f0.dm_in1k), or a file of weights (.safetensors, .npz).
-        data: The images whose test images to take: for a run others than its own, of the same
-            classes; for weights there must be some.
+        data: The images whose test images to take (of a folder CLASS/*.jpg every tenth): for a
+            run others than its own, of the same classes; for weights there must be some.
         step: Step of a run's checkpoint, or "best" for the best by test accuracy; the latest by
             default.
         mesh: Devices to use, as in training: "fsdp=8" for a state that one has no memory for.

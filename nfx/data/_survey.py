@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nfx.data._decode import open_image, to_channels
+from nfx.data._folder import FolderSource
 from nfx.data._images import BadImage
 from nfx.data._sources import ImageError, Source
 
@@ -93,7 +94,7 @@ def survey(
         stored_bytes=np.asarray([each.stored_bytes for each in seen], np.int64),
         kinds=dict(collections.Counter(each.kind for each in seen).most_common()),
         bad=[each for each in found if isinstance(each, BadImage)],
-        other_files=getattr(source, "other_files", {}),
+        other_files=source.other_files if isinstance(source, FolderSource) else {},
     )
 
 

@@ -89,13 +89,13 @@ def list_checkpoints(run: str | Path) -> list[SavedCheckpoint]:
         steps, scores, best = store.steps(), store.scores(), store.best()
     found: list[SavedCheckpoint] = []
     for step in steps:
-        folder = directory.checkpoints / str(step)
+        path = directory.checkpoints / str(step)
         with contextlib.suppress(FileNotFoundError):  # the run goes on, and has removed it
             found.append(
                 SavedCheckpoint(
                     step=step,
-                    bytes=_bytes(folder),
-                    saved=datetime.fromtimestamp(folder.stat().st_mtime),
+                    bytes=_bytes(path),
+                    saved=datetime.fromtimestamp(path.stat().st_mtime),
                     test_accuracy=scores.get(step),
                     latest=step == steps[-1],
                     best=step == best,
@@ -227,11 +227,11 @@ def _steps(directory: RunDirectory) -> list[int]:
     return steps
 
 
-def _is_being_removed(folder: Path) -> bool:
+def _is_being_removed(path: Path) -> bool:
     """Whether a run that goes on removes a checkpoint: as long as its files become fewer."""
     fewest = math.inf
-    while folder.exists():
-        count = sum(len(files) for _, _, files in os.walk(folder))
+    while path.exists():
+        count = sum(len(files) for _, _, files in os.walk(path))
         if count >= fewest:
             return False
         fewest = count

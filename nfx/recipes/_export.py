@@ -25,7 +25,7 @@ def export(
     Args:
         what: See `load_classifier`; or with `random`, the name of a model.
         output: Where to write, a name that ends in `.nfx`; by default it follows from `what`,
-            in the current folder.
+            in the current directory.
         model: The model's name, for a file of weights.
         class_names: Names of the classes, for weights that do not come with them.
         image_size: Side of the images; by default what the run was trained on, or the model's

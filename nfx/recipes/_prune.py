@@ -42,7 +42,7 @@ def prunable_checkpoints(run: str | Path, *, keep: int = 1, also: Sequence[int] 
         CheckpointError: If a file of a checkpoint cannot be read.
     """
     at_least(1, keep=keep)  # a run resumes from its latest
-    folder, saved = RunDirectory.open(run).checkpoints, list_checkpoints(run)
+    checkpoints, saved = RunDirectory.open(run).checkpoints, list_checkpoints(run)
     steps = [checkpoint.step for checkpoint in saved]
     if unknown := sorted(set(also) - set(steps)):
         raise ValueError(
@@ -53,7 +53,7 @@ def prunable_checkpoints(run: str | Path, *, keep: int = 1, also: Sequence[int] 
 
     def is_whole(step: int) -> bool:
         if step not in damage:
-            damage[step] = find_damage(folder, step)
+            damage[step] = find_damage(checkpoints, step)
         return not damage[step]
 
     kept = {

@@ -32,7 +32,7 @@ def check_destination(path: str | Path) -> Path:
     """Returns the path that an artifact can be saved under.
 
     Raises:
-        ArtifactError: If it does not end in `.nfx`, is taken, or its folder does not exist.
+        ArtifactError: If it does not end in `.nfx`, is taken, or its directory does not exist.
     """
     path = Path(path).expanduser()
     if path.suffix != SUFFIX:
@@ -40,7 +40,7 @@ def check_destination(path: str | Path) -> Path:
     if path.exists() or path.is_symlink():
         raise ArtifactError(f"{str(path)!r} exists already: remove it, or choose another name.")
     if not path.parent.is_dir():
-        raise ArtifactError(f"No folder {str(path.parent)!r} to write {path.name!r} into.")
+        raise ArtifactError(f"No directory {str(path.parent)!r} to write {path.name!r} into.")
     return path
 
 

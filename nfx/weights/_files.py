@@ -104,7 +104,7 @@ def write_weights(
 
     Raises:
         WeightsError: If the suffix is neither, the file cannot hold an array or a description,
-            there is no such folder, or it cannot be written there.
+            there is no such directory, or it cannot be written there.
     """
     path = Path(path).expanduser()
     contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
@@ -121,7 +121,7 @@ def write_weights(
             )
     with _access(path, "write"):
         if not path.parent.is_dir():
-            raise WeightsError(f"No folder {str(path.parent)!r} to write {path.name!r} into.")
+            raise WeightsError(f"No directory {str(path.parent)!r} to write {path.name!r} into.")
         with replacing(path) as file:
             if path.suffix == ".npz":
                 np.savez(file, **contents)  # pyright: ignore[reportArgumentType]
