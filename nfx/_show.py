@@ -1,6 +1,7 @@
 """Numbers and tables as all of nfx shows them."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,12 @@ def plain_table(title: str = "", caption: str = "") -> "Table":
     )
 
 
-def typed_path(path: Path) -> Path:
-    """The path as one would type it here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def typed_path(path: str | Path) -> str:
+    """The path as one would type it into a shell here."""
+    path = Path(path)
+    return shlex.quote(
+        str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    )
 
 
 def format_bytes(value: int | float) -> str:

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from rich.console import Console
 
+from nfx._show import typed_path
 from nfx._units import LeafUnits
 from nfx.cli import main
 from nfx.data import Batch
@@ -202,3 +203,10 @@ def test_a_full_disk_takes_tensorboard_from_a_run_and_nothing_else(tmp_path, byt
     (warning,) = said
     assert repr(str(directory.path / "tensorboard")) in warning
     assert "File too large" in warning
+
+
+def test_paths_are_as_one_types_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert typed_path(tmp_path / "runs" / "a") == "runs/a"
+    assert typed_path(tmp_path / "my runs") == "'my runs'"
+    assert typed_path("/elsewhere") == "/elsewhere"

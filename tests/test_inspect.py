@@ -199,6 +199,21 @@ def test_names_in_no_encoding_are_shown(tmp_path, monkeypatch):
     assert said[0].encode().endswith(b"'caf\\udce9.png': it is empty")
 
 
+def test_names_of_classes_are_not_taken_for_markup(tmp_path, capsys):
+    folder = write_pictures(tmp_path / "in")
+    (folder / "red").rename(folder / "tree [red]")
+    (folder / "blue").rename(folder / "[bold]")
+    assert main(["inspect", "data", str(folder), "--sheet", ""]) == 0
+    out = capsys.readouterr().out
+    assert "tree [red]" in out
+    assert "[bold]" in out
+
+
+def test_images_are_named_once(tmp_path, capsys):
+    assert main(["inspect", "data", str(tmp_path), "--data", str(tmp_path)]) == 1
+    assert "without --data" in capsys.readouterr().err
+
+
 def test_programs_read_json(tmp_path, capsys):
     folder = write_pictures(tmp_path / "in")
     assert main(["inspect", "data", str(folder), "--json", "--sheet", ""]) == 0
@@ -267,10 +282,11 @@ def test_the_sample_still_is_what_it_was():
     assert [len(source) for source in open_sources("sample")] == [5000, 1000]
 
 
-def test_a_run_that_a_bad_image_stopped_may_go_on_and_skip_it():
+def test_a_run_may_skip_the_bad_image_that_stopped_it_and_its_images_may_move():
     """Until then it was the same run."""
     begun = Recipe()
     check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", bad_share=0.5))
+    check_same_recipe("run", begun, dataclasses.replace(begun, data="/where/they/are/now"))
     with pytest.raises(ValueError, match=r"another run, with seed=0, and not 1\. To"):
         check_same_recipe("run", begun, dataclasses.replace(begun, bad_images="skip", seed=1))
 

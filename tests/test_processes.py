@@ -412,7 +412,7 @@ def test_nothing_is_launched_with_numbers_out_of_range(options):
 
 
 def test_a_run_that_exists_is_not_launched_over(tmp_path, capsys):
-    (tmp_path / "config.json").touch()
+    (tmp_path / "config.json").write_text('{"recipe": {}}')
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert main(["launch", "--hosts", "2", "--", "train", "--run-dir", str(tmp_path)]) == 1
     assert "holds a run already. Resume it with --resume" in capsys.readouterr().err

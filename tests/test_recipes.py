@@ -116,6 +116,14 @@ def test_files_change_the_recipe_that_they_name(tmp_path):
     assert read_recipe(path) == dataclasses.replace(RECIPES["folder"], data="x")
 
 
+def test_numbers_may_be_of_numpy(tmp_path):
+    """As in a sweep: `for rate in np.geomspace(0.1, 3, 8)`."""
+    recipe = Recipe(learning_rate=np.float64(0.3))
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe_to_toml(recipe))
+    assert read_recipe(path) == recipe == Recipe(learning_rate=0.3)
+
+
 @pytest.mark.parametrize("data", ["/d/\N{GRINNING FACE}", 'a "quoted" \\ name', "\x7f\t"])
 def test_paths_survive_files(tmp_path, data):
     path = tmp_path / "recipe.toml"

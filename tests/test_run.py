@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,7 +25,9 @@ from nfx.recipes import (
     recipe_from_config,
     RunOptions,
 )
-from nfx.train import lock_directory, Pace, RunDirectory, without_pace
+from nfx.recipes._evaluation import parts_without_images
+from nfx.recipes._run import _stopped
+from nfx.train import lock_directory, Pace, RunDirectory, StopRequest, without_pace
 from tests.flags import QUICK_COMPILES
 
 
@@ -211,6 +214,7 @@ def test_a_run_that_was_refused_before_it_saved_anything_gives_way_to_another(tm
     (run_dir / "bad_images.jsonl").write_text("{}\n")
     with lock_directory(run_dir, say=print):
         assert "in use by another process" in refused(capsys, *arguments)
+        assert RunDirectory.open(run_dir).config["recipe"]["init"] == str(weights)
     assert main([*arguments, "--steps", "2"]) == 0
     assert RunDirectory.open(run_dir).config["recipe"]["init"] == ""
     assert not (run_dir / "bad_images.jsonl").exists()
@@ -222,6 +226,8 @@ def test_a_resumed_run_does_as_it_began_unless_told_otherwise(finished):
     assert (recipe.model, recipe.steps) == ("nfnet_nano", 40)
     began = dict(log_every=1, evaluate_every=16, checkpoint_every=8)
     assert options == RunOptions(**began)
+    again = ["--resume", "--run-dir", str(finished[0]), "--recipe", "sample"]
+    assert _starting_point(again) == ("sample", get_recipe("sample"), options)
     assert options_from_config({}) == RunOptions()
     of_another_version = {"options": {"log_every": 1, "of_another_version": 2}}
     assert options_from_config(of_another_version) == RunOptions(log_every=1)
@@ -243,6 +249,7 @@ def test_a_resumed_run_does_as_it_began_unless_told_otherwise(finished):
         (["--dropout", "1"], "dropout=1.0 must be in [0, 1)"),
         (["--seed", "-1"], "seed=-1 must be in"),
         (["--log-every", "0"], "at least 1"),
+        (["--threads", "-1"], "threads=-1"),
         (["--keep-checkpoints", "0"], "keep_checkpoints=0 must be at least 1"),
         (["--batch-size", "8000"], "must be at most the 5000 images"),
         (
@@ -260,6 +267,20 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert not any(tmp_path.iterdir())
 
 
+def test_what_is_not_a_run_is_not_trained_over(capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert "of no run" in refused(capsys, "train", "--run-dir", str(tmp_path), *SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_stopped_run_says_how_to_resume_it_on_the_same_mesh(monkeypatch):
+    directory, options = RunDirectory(Path("/my runs/a"), {}), RunOptions(mesh="fsdp=8")
+    told = str(_stopped(StopRequest(), 3, directory, options))
+    assert told.endswith("nfx train --run-dir '/my runs/a' --mesh fsdp=8 --resume")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert "--resume-if-begun" in str(_stopped(StopRequest(), 3, directory, options))
+
+
 def test_evaluating_what_is_not_there_is_refused(finished, capsys, tmp_path):
     assert "is not a run directory" in refused(capsys, "evaluate", str(tmp_path))
     error = refused(capsys, "evaluate", str(finished[0]), "--step", "3")
@@ -268,6 +289,16 @@ def test_evaluating_what_is_not_there_is_refused(finished, capsys, tmp_path):
     error = refused(capsys, "evaluate", str(tmp_path))
     assert "No checkpoint in" in error
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_decoder_of_training_images_is_for_training_alone(monkeypatch):
+    recipe = dataclasses.replace(get_recipe("sample"), decoder="opencv", crop_area=0.5)
+    config = {"recipe": dataclasses.asdict(recipe), "class_names": ["a", "b"]}
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError, match="pip install"):
+        build_parts(recipe)
+    parts = parts_without_images(RunDirectory(Path("run"), config))
+    assert list(parts.images.test.class_names) == ["a", "b"]
 
 
 def test_a_run_whose_images_changed_is_not_continued(finished, capsys, tmp_path):

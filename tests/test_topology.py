@@ -1,8 +1,10 @@
 """Compiling for TPUs that are not there."""
 
+import importlib
 import importlib.util
 import math
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +163,14 @@ def test_it_holds_the_state_and_little_else(step):
 def test_it_reduces_each_gradient_once(step):
     # And the loss.
     assert step.collectives == (("all-reduce", 1, 4 * (step.parameters + 1)),)
+
+
+def test_a_row_of_the_benchmark_is_made_of_its_report(step, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    benchmark = importlib.import_module("topology")
+    found = dict(zip(benchmark.HEADER, benchmark.row("the step", step), strict=True))
+    assert (found["NFNet"], found["slice"]) == ("the step", "v5e:2x2, data=4")
+    assert found["batch"] == "32 @ 28"
 
 
 def test_its_report_shows_the_memory_of_the_chip(step):

@@ -19,6 +19,7 @@ from nfx.train import (
     Preprocessing,
     read_metrics,
     run_evaluation,
+    run_outcomes,
     run_training,
     RunDirectory,
     RunDirectoryError,
@@ -186,7 +187,7 @@ def test_a_record_that_cannot_be_written_is_an_error_that_names_its_file(tmp_pat
 
 
 def test_a_damaged_record_is_named(tmp_path):
-    directory = RunDirectory.create(tmp_path, {})
+    directory = RunDirectory.create(tmp_path, {"recipe": {}})
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\x00\xff\n{"step": 3}\n')
     message = r"metrics\.jsonl' is damaged in line 2 \(.*\)\. Put the file back .* remove that line"
     with pytest.raises(RunDirectoryError, match=message):
@@ -214,12 +215,44 @@ def test_what_is_written_by_one_process_is_not_waited_for_by_others(tmp_path):
 
 
 def test_a_run_directory_holds_one_run(tmp_path):
-    RunDirectory.create(tmp_path / "run", {"recipe": {"seed": 1}})
+    run = RunDirectory.create(tmp_path / "run", {"recipe": {"seed": 1}})
     assert RunDirectory.open(tmp_path / "run").config == {"recipe": {"seed": 1}}
+    (run.checkpoints / "0").mkdir(parents=True)
     with pytest.raises(RunDirectoryError, match=r"Resume it with --resume, or choose another"):
-        RunDirectory.create(tmp_path / "run", {})
+        RunDirectory.create(tmp_path / "run", {"recipe": {}})
     with pytest.raises(RunDirectoryError, match="is not a run directory"):
         RunDirectory.open(tmp_path)
     (tmp_path / "run" / "config.json").write_text('{"recipe":')
     with pytest.raises(RunDirectoryError, match="cannot be read"):
         RunDirectory.open(tmp_path / "run")
+
+
+def test_a_run_that_has_saved_nothing_gives_way_and_takes_its_own_files_along(tmp_path):
+    run = RunDirectory.create(tmp_path, {"recipe": {"seed": 1}})
+    for name in ("metrics.jsonl", "bad_images-1.jsonl", "hang-1.txt", "wandb-id.txt", "mine.jsonl"):
+        (tmp_path / name).touch()
+    (run.checkpoints / "0.orbax-checkpoint-tmp").mkdir(parents=True)  # it was killed in a save
+    RunDirectory.create(tmp_path, {"recipe": {"seed": 2}})
+    assert RunDirectory.open(tmp_path).config["recipe"]["seed"] == 2
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"config.json", "checkpoints", "mine.jsonl"}
+
+
+def test_a_configuration_of_something_else_is_left_alone(tmp_path):
+    """As that of a model of another library."""
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama"}')
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(RunDirectoryError, match=r"has a config\.json that is of no run"):
+        RunDirectory.create(tmp_path, {"recipe": {}})
+    assert path.read_text() == '{"model_type": "llama"}'
+    assert (tmp_path / "metrics.jsonl").exists()
+    with pytest.raises(RunDirectoryError, match=r"is not a run directory: .*it has no recipe"):
+        RunDirectory.open(tmp_path)
+
+
+def test_there_have_to_be_images_to_evaluate_on():
+    with pytest.raises(ValueError, match="There are no images to evaluate on"):
+        run_evaluation(lambda *_: None, [{}], None, [])
+    with pytest.raises(ValueError, match="There are no images to evaluate on"):
+        run_outcomes(lambda *_: None, {}, None, [])

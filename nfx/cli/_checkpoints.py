@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from nfx._show import format_bytes, plain_table
+from nfx._show import format_bytes, plain_table, typed_path
 from nfx.cli._parse import parse
 from nfx.recipes import (
     average_checkpoints,
@@ -165,8 +165,8 @@ def _average(run: str, action: Average) -> int:
         print(f"step {step:>8,}  accuracy {evaluation.accuracy:.2%}  loss {evaluation.loss:.4f}")
     if result.mean:
         print(f"their mean     accuracy {result.mean.accuracy:.2%}  loss {result.mean.loss:.4f}")
-    print(f"\nName what is in images:  nfx predict {result.path} IMAGES")
-    print(f"Train on from it:        nfx train --init {result.path} ...")
+    print(f"\nName what is in images:  nfx predict {typed_path(result.path)} IMAGES")
+    print(f"Train on from it:        nfx train --init {typed_path(result.path)} ...")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from nfx._show import typed_path
 from nfx.cli._parse import parse
 from nfx.data import (
     convert,
@@ -78,12 +80,12 @@ def main(arguments: Sequence[str]) -> int:
         manifest = _verify(root, command.workers, console)
     print(_summary(root, manifest, command.verify))
     if command.destination:
-        print(f"\nTrain on it:  nfx train --data {root}")
+        print(f"\nTrain on it:  nfx train --data {typed_path(root)}")
     return 0
 
 
 def _convert(command: ConvertCommand, console: Console) -> Manifest:
-    with console.status(f"Looking at {command.source}"):
+    with console.status(f"Looking at {escape(command.source)}"):
         images = load_images(
             command.source,
             test_split=command.test_split,

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from nfx._show import format_bytes
+from nfx._show import format_bytes, typed_path
 from nfx.aot import Dtype, ExportOptions
 from nfx.cli._parse import parse
+from nfx.cli._refuse import refuse
 from nfx.data import read_class_names
 from nfx.recipes import export
 from nfx.serving import BatchSize, Storage
@@ -51,6 +52,8 @@ class ExportCommand:
 def main(arguments: Sequence[str]) -> int:
     """Parses the arguments and exports."""
     command = parse(ExportCommand, "nfx export", arguments)
+    if command.random:
+        refuse(command, ("model",), "With --random it is the model that is named first")
     options = ExportOptions(
         platforms=tuple(name.strip() for name in command.platforms.split(",")),
         batch_size=command.batch_size,
@@ -69,5 +72,5 @@ def main(arguments: Sequence[str]) -> int:
     )
     sizes = (f"{file.name} {format_bytes(file.stat().st_size)}" for file in sorted(path.iterdir()))
     print(f"{path}, for {', '.join(options.platforms)}: {', '.join(sizes)}\n")
-    print(f"Name what is in images:  nfx predict {path} IMAGES")
+    print(f"Name what is in images:  nfx predict {typed_path(path)} IMAGES")
     return 0

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -88,7 +89,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> InspectDataCommand:
     """The command, its recipe's defaults those of `nfx train` on the same images."""
-    named = peek(arguments, ["--recipe"]).recipe
+    given = peek(arguments, ["--recipe"], ["--data"])
+    if given.data:
+        raise ValueError("Name the images once: nfx inspect data DIR, without --data.")
+    named = given.recipe
 
     def parse_from(recipe: str) -> InspectDataCommand:
         return parse(
@@ -152,7 +156,9 @@ def _show(surveys: dict[str, Survey]) -> None:
         console.print(_classes(found))
         if found.other_files:
             others = ", ".join(f"{count:,} {kind}" for kind, count in found.other_files.items())
-            console.print(f"Files that are taken for no images: {others}", highlight=False)
+            console.print(
+                f"Files that are taken for no images: {others}", highlight=False, markup=False
+            )
         if found.bad:
             console.print(f"[bold red]{len(found.bad):,} cannot be used:[/bold red]")
         for bad in found.bad[:_LISTED]:
@@ -176,5 +182,7 @@ def _classes(found: Survey) -> Table:
         if len(shown) < len(order) and place == _LISTED:
             table.add_row("...", "", "")
         count = int(found.counts[label])
-        table.add_row(str(found.class_names[label]), f"{count:,}", "█" * round(30 * count / most))
+        table.add_row(
+            escape(str(found.class_names[label])), f"{count:,}", "█" * round(30 * count / most)
+        )
     return table

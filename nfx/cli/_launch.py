@@ -1,6 +1,5 @@
 """`nfx launch`. Without JAX, so that what watches over a run takes no time and no devices."""
 
-import argparse
 import dataclasses
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from nfx._checks import at_least
 from nfx.cli._parse import parse
+from nfx.cli._peek import peek
 from nfx.cli._supervisor import Command, run_together, STOPPED_CODES
 
 
@@ -62,21 +62,15 @@ def main(arguments: Sequence[str]) -> int:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options = parse(LaunchCommand, "nfx launch", arguments[:split])
     training = arguments[split + 1 :]
-    run_dir = _run_directory(training)
-    continues = {"--resume", "--resume-if-begun"} & {word.replace("_", "-") for word in training}
-    if (run_dir / "config.json").exists() and not continues and _has_saved(run_dir):
-        raise ValueError(
-            f"{str(run_dir)!r} holds a run already. Resume it with --resume, or choose another "
-            "--run-dir."
-        )
+    _check_directory(training)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
             signal.signal(number, _interrupt)  # all that ends us ends the processes
     for attempt in range(options.max_restarts + 1):
         if attempt:
             print(f"nfx launch: restart {attempt} of {options.max_restarts}", flush=True)
-        arguments = [*training, "--resume-if-begun"] if attempt else training
-        commands = process_commands(options, arguments, free_port(), os.environ)
+        command = [*training, "--resume-if-begun"] if attempt else training
+        commands = process_commands(options, command, free_port(), os.environ)
         code = run_together(commands, grace=_GRACE)
         if code in (0, _USAGE_ERROR, *STOPPED_CODES):
             return code if code >= 0 else 128 - code  # as shells count
@@ -84,10 +78,18 @@ def main(arguments: Sequence[str]) -> int:
     return 1
 
 
-def _has_saved(run_dir: Path) -> bool:
-    from nfx.train import has_saved  # imports JAX, which watching processes does without
+def _check_directory(training: Sequence[str]) -> None:
+    run_dir = peek(training, ["--run-dir", "--run_dir"]).run_dir
+    if list(training[:1]) != ["train"] or not run_dir:
+        raise ValueError(
+            f"`nfx launch` got {' '.join(training) or 'nothing'!r} to run, and runs a training "
+            "that it can resume: nfx launch --hosts N -- train --run-dir DIR ..."
+        )
+    continues = {"--resume", "--resume-if-begun"} & {word.replace("_", "-") for word in training}
+    if not continues and (Path(run_dir).expanduser() / "config.json").exists():
+        from nfx.train import check_free  # imports JAX, which watching processes does without
 
-    return has_saved(run_dir)
+        check_free(run_dir)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -124,15 +126,3 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def _run_directory(training: Sequence[str]) -> Path:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--run-dir", "--run_dir", default="", nargs="?", const="")
-    known, _ = parser.parse_known_args(training)
-    if list(training[:1]) != ["train"] or not known.run_dir:
-        raise ValueError(
-            f"`nfx launch` got {' '.join(training) or 'nothing'!r} to run, and runs a training "
-            "that it can resume: nfx launch --hosts N -- train --run-dir DIR ..."
-        )
-    return Path(known.run_dir).expanduser()

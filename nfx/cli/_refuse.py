@@ -1,5 +1,6 @@
 """Options that do not apply to what the command was given, or that would fail at its end."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,9 +26,9 @@ def check_picture(path: str, option: str, suffixes: Sequence[str] = (".png",)) -
         option: Of which option it is the value.
         suffixes: What its name may end in.
     """
-    file = Path(path)
-    if file.suffix.lower() not in suffixes or not file.absolute().parent.is_dir():
+    file = Path(path).absolute()
+    if file.suffix.lower() not in suffixes or not os.access(file.parent, os.W_OK):
         raise ValueError(
-            f"{option} {path}: give a file in a directory that there is, whose name ends in "
+            f"{option} {path}: give a file in a directory that can be written, whose name ends in "
             f"{' or '.join(suffixes)}."
         )

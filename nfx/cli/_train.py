@@ -131,11 +131,12 @@ def _starting_point(arguments: Sequence[str]) -> tuple[str, Recipe, RunOptions]:
         raise ValueError(
             '--recipe-file FILE and --recipe NAME: write recipe = "NAME" into the file.'
         )
+    resumed = RunDirectory.open(known.run_dir) if known.resume and known.run_dir else None
+    run = options_from_config(resumed.config) if resumed else RunOptions()
     if known.recipe_file:
         name = Path(known.recipe_file).stem
-        return name, read_recipe(known.recipe_file, data=known.data), RunOptions()
-    if known.resume and known.run_dir and not known.recipe:
-        config = RunDirectory.open(known.run_dir).config
-        return "resumed", recipe_from_config(config), options_from_config(config)
+        return name, read_recipe(known.recipe_file, data=known.data), run
+    if resumed and not known.recipe:
+        return "resumed", recipe_from_config(resumed.config), run
     name = known.recipe or starting_recipe(known.data)
-    return name, get_recipe(name), RunOptions()
+    return name, get_recipe(name), run

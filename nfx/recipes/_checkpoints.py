@@ -30,6 +30,7 @@ from nfx.recipes._recipe import recipe_from_config
 from nfx.recipes._saved import look_at
 from nfx.sharding import place_whole, read_mesh
 from nfx.train import Evaluation, run_evaluation, RunDirectory, state_shardings
+from nfx.weights import check_destination
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -163,7 +164,7 @@ def average_checkpoints(
         WeightsError: If the file cannot be written.
     """
     directory = RunDirectory.open(run)
-    path = Path(output or directory.path / "average.safetensors")
+    path = check_destination(output or directory.path / "average.safetensors", described=True)
     recipe = recipe_from_config(directory.config)
     if is_batch_normalized(recipe.model):
         raise ValueError(

@@ -148,7 +148,7 @@ def compile_recipe(
 
 
 def plan_model(name: str, options: CompileOptions) -> Plan:
-    """Plans the training step that `compile_model` would compile; the devices need not be there.
+    """Plans the training step of a model; the devices need not be there.
 
     Args:
         name: The model; the recipe's if empty.

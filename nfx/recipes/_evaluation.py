@@ -81,7 +81,10 @@ def evaluate(
     directory = RunDirectory.open(run)
     recipe = recipe_from_config(directory.config)
     recipe = dataclasses.replace(
-        recipe, data=data or recipe.data, bad_images=bad_images or recipe.bad_images
+        recipe,
+        data=data or recipe.data,
+        bad_images=bad_images or recipe.bad_images,
+        decoder="pillow",  # as test images always are
     )
     parts = build_parts(recipe)
     check_classes(directory, parts.images.test, recipe.data)
@@ -100,10 +103,12 @@ def check_classes(directory: RunDirectory, images: Images, data: str) -> None:
 def parts_without_images(directory: RunDirectory) -> Parts:
     """Returns what a run's recipe stands for, where its images need not be.
 
-    From the names of the classes alone the shape of the model follows.
+    From the names of the classes alone the shape of the model follows. Nor need the decoder of
+    training images be installed.
     """
     nothing = no_images(directory.config["class_names"])
-    return build_parts(recipe_from_config(directory.config), Splits(nothing, nothing))
+    recipe = dataclasses.replace(recipe_from_config(directory.config), decoder="pillow")
+    return build_parts(recipe, Splits(nothing, nothing))
 
 
 def restore_run(

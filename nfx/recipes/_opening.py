@@ -4,6 +4,8 @@ import dataclasses
 import functools as ft
 import importlib.metadata
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ from nfx.recipes._options import RunOptions
 from nfx.recipes._recipe import check_same_recipe, Recipe, recipe_from_config
 from nfx.train import (
     has_begun,
-    has_saved,
     is_first_process,
     lock_directory,
+    make_directory,
     RunDirectory,
     RunDirectoryError,
     wait_for_all,
@@ -29,16 +31,26 @@ def resumes(options: RunOptions) -> bool:
     return options.resume or (options.resume_if_begun and has_begun(options.run_dir))
 
 
-def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str) -> RunDirectory:
+@contextmanager
+def open_directory(
+    recipe: Recipe,
+    options: RunOptions,
+    parts: Parts,
+    name: str,
+    *,
+    say: Callable[[str], object],
+) -> Iterator[RunDirectory]:
     """Creates the directory of a new run, or opens that of one to resume, for all processes.
 
-    A run that was refused, or stopped, before it saved anything gives way to a new one.
+    It is locked before it is looked into, and as long as the run goes on. A run that was refused,
+    or stopped, before it saved anything gives way to a new one.
 
     Args:
         recipe: What is trained.
         options: Where, and whether to resume.
         parts: What the recipe stands for.
         name: What to call the recipe in the name of a new run directory.
+        say: Is told if the directory cannot be locked.
 
     Raises:
         ValueError: If the directory holds a run of another recipe, or of other images.
@@ -47,17 +59,17 @@ def open_directory(recipe: Recipe, options: RunOptions, parts: Parts, name: str)
     if (options.resume or options.resume_if_begun) and not options.run_dir:
         raise ValueError("--resume needs to know what: give --run-dir DIR too.")
     if not is_first_process():
-        return _open_after_first(recipe, options, parts)
-    if resumes(options):
-        directory = _open_begun(recipe, options, parts)
-    else:
-        path = Path(options.run_dir or f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}").expanduser()
-        if has_begun(path) and not has_saved(path):
-            with lock_directory(path, say=lambda _: None):  # it may be about to save something
-                RunDirectory.open(path).forget()
-        directory = RunDirectory.create(path, _config(recipe, options, parts))
-    wait_for_all("opened the run directory")
-    return directory
+        yield _open_after_first(recipe, options, parts)
+        return
+    named = options.run_dir or f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path = RunDirectory.open(named).path if resumes(options) else make_directory(named)
+    with lock_directory(path, say=say):
+        if resumes(options):
+            directory = _open_begun(recipe, options, parts)
+        else:
+            directory = RunDirectory.create(path, _config(recipe, options, parts))
+        wait_for_all("opened the run directory")
+        yield directory
 
 
 def _open_after_first(recipe: Recipe, options: RunOptions, parts: Parts) -> RunDirectory:

@@ -70,6 +70,7 @@ class RunOptions:
         """
         at_least(1, keep_checkpoints=self.keep_checkpoints)
         at_least(0, hang_timeout=self.hang_timeout)
+        _ = self.loading  # which has ranges of its own
 
     @property
     def loading(self) -> Loading:

@@ -83,6 +83,7 @@ def prune_checkpoints(
     Raises:
         ValueError: See there.
         RunDirectoryError: If there is no such run, or it is going on.
+        CheckpointError: If a file of a checkpoint cannot be read.
     """
     directory = RunDirectory.open(run)
     with lock_directory(directory.path, say=say):

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from nfx.augment import Augmentation, Stage
 from nfx.train import PrecisionName
 
@@ -138,11 +140,14 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks that every number is in its range.
+        """Checks that every number is in its range, and takes NumPy's for Python's.
 
         Raises:
             ValueError: Listing all that are not.
         """
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), np.generic):
+                object.__setattr__(self, field.name, value.item())  # files have Python's alone
         problems = [
             f"{name}={value} must be {words}"
             for words, holds, names in _RANGES
@@ -204,14 +209,14 @@ def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
 def check_same_recipe(run: str, saved: Recipe, asked: Recipe) -> None:
     """Raises a `ValueError` that lists the fields in which two recipes differ.
 
-    What to do with bad images may differ: up to the first, which may have stopped the run, it
-    changes nothing.
+    Where the images are may differ, as they may have moved; and what to do with bad ones: up to
+    the first, which may have stopped the run, it changes nothing.
     """
     old, new = dataclasses.asdict(saved), dataclasses.asdict(asked)
     differ = [
         f"{name}={old[name]!r}, and not {new[name]!r}"
         for name in old
-        if old[name] != new[name] and name not in ("bad_images", "bad_share")
+        if old[name] != new[name] and name not in ("data", "bad_images", "bad_share")
     ]
     if differ:
         raise ValueError(

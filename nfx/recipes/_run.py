@@ -31,7 +31,6 @@ from nfx.train import (
     HangWatch,
     idle_axes,
     is_first_process,
-    lock_directory,
     NonfiniteLog,
     plot_clipping,
     RunDirectory,
@@ -78,26 +77,26 @@ def train(
     mesh = read_mesh(options.mesh)
     parts = build_parts(recipe)
     _check(recipe, options, parts, mesh)
-    directory = open_directory(recipe, options, parts, name)
     display = Display(recipe.steps, recipe.batch_size, quiet=not is_first_process())
-    display.say(_opening_words(recipe, parts, mesh, directory))
     stop = stop or StopRequest()
-    with _session(recipe, options, parts, mesh, directory, display, stop) as session:
-        state, evaluation, latest = session.run()
-        best = session.store.best(), session.store.scores()
-    if evaluation is None:
-        wait_for_all("stopped")
-        raise _stopped(stop, int(state.step), directory)
-    result = {
-        **_result(directory, state, evaluation, latest),
-        **_devices(mesh),
-        "wall_seconds": time.monotonic() - began,
-    }
-    if is_first_process():
-        directory.write_result(result)
-        plot_clipping(directory.path, clipped_leaves(state.opt_state))
-    display.say(_closing_words(recipe, directory, result) + _best_words(directory, *best))
-    wait_for_all("finished")
+    with open_directory(recipe, options, parts, name, say=display.say) as directory:
+        display.say(_opening_words(recipe, parts, mesh, directory))
+        with _session(recipe, options, parts, mesh, directory, display, stop) as session:
+            state, evaluation, latest = session.run()
+            best = session.store.best(), session.store.scores()
+        if evaluation is None:
+            wait_for_all("stopped")
+            raise _stopped(stop, int(state.step), directory, options)
+        result = {
+            **_result(directory, state, evaluation, latest),
+            **_devices(mesh),
+            "wall_seconds": time.monotonic() - began,
+        }
+        if is_first_process():
+            directory.write_result(result)
+            plot_clipping(directory.path, clipped_leaves(state.opt_state))
+        display.say(_closing_words(recipe, directory, result) + _best_words(directory, *best))
+        wait_for_all("finished")
     return directory
 
 
@@ -118,10 +117,9 @@ def _session(
     display: Display,
     stop: StopRequest,
 ) -> Iterator[Session]:
-    """A run's training, with the directory locked and all that it writes open."""
-    path, say, writes = directory.path, display.say, is_first_process()
+    """A run's training, with all that it writes open."""
+    path, say = directory.path, display.say
     with (
-        lock_directory(path, say=say, writes=writes),
         CheckpointStore(
             directory.checkpoints, keep=options.keep_checkpoints, warn=_warning(display)
         ) as store,
@@ -129,7 +127,7 @@ def _session(
         closing(BadImagesLog(path, share=recipe.bad_share, say=say)) as bad_images,
         HangWatch(path, timeout=options.hang_timeout) as watch,
     ):
-        if writes:
+        if is_first_process():
             directory.write_text("recipe.toml", recipe_to_toml(recipe))
         feed = Feed(parts.images, mesh, bad_images.take, options.loading)
         guard = Guard(watch, stop, NonfiniteLog(path))
@@ -161,13 +159,18 @@ def _warning(display: Display) -> Callable[[str], None]:
     return lambda message: display.say(f"WARNING: {message}")
 
 
-def _stopped(stop: StopRequest, step: int, directory: RunDirectory) -> TrainingStopped:
+def _stopped(
+    stop: StopRequest, step: int, directory: RunDirectory, options: RunOptions
+) -> TrainingStopped:
     """What a run that was stopped says."""
     received = stop.signal or signal.SIGTERM  # another process received it
-    path = typed_path(directory.path)
+    mesh = "" if options.mesh == RunOptions().mesh else f" --mesh {options.mesh}"
+    command = f"nfx train --run-dir {typed_path(directory.path)}{mesh} --resume"
+    if jax.process_count() > 1:
+        command = "the same command, of all processes, with --resume-if-begun"
     return TrainingStopped(
         f"Stopped by {received.name} after step {step:,}, which is saved. Resume, to the same "
-        f"bits as if it had not stopped:\n  nfx train --run-dir {path} --resume",
+        f"bits as if it had not stopped:\n  {command}",
         received,
     )
 

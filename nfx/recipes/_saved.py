@@ -42,7 +42,7 @@ def find_run(what: str | Path) -> SavedRun | None:
 
     Raises:
         ValueError: If what is after the @ names no checkpoint.
-        RunDirectoryError: If there it does not, and the directory is not a run.
+        RunDirectoryError: The same, if what is before the @ is no run either.
     """
     path = Path(what).expanduser()
     if path.is_dir():

@@ -81,8 +81,8 @@ def load_artifact(path: str | Path) -> Artifact:
         path: The directory.
 
     Raises:
-        ArtifactError: If there is none, something is missing or damaged, it is of another
-            format, or it was not made for the platform of this process.
+        ArtifactError: If there is none, something is missing, damaged or cannot be read, it is of
+            another format, or it was not made for the platform of this process.
     """
     path = Path(path).expanduser()
     try:
@@ -90,7 +90,7 @@ def load_artifact(path: str | Path) -> Artifact:
         _check_runs_here(manifest)
         _require_flatbuffers()
         return Artifact(manifest, _read_program(path), _read_weights(path, manifest))
-    except ArtifactError as error:
+    except (ArtifactError, OSError) as error:
         raise ArtifactError(f"Cannot use the artifact {str(path)!r}: {error}.") from error
 
 
@@ -160,8 +160,9 @@ def _check_runs_here(manifest: Manifest) -> None:
 
 
 def _read_program(path: Path) -> jax.export.Exported:
+    content = bytearray((path / _PROGRAM).read_bytes())
     try:
-        return jax.export.deserialize(bytearray((path / _PROGRAM).read_bytes()))
+        return jax.export.deserialize(content)
     except Exception as error:  # of any kind: the file is whole, and this JAX cannot read it
         raise ArtifactError(
             f"jax {jax.__version__} cannot read its program ({error}): export again with it"

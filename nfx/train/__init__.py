@@ -80,8 +80,9 @@ from nfx.train._processes import (
     wait_for_all as wait_for_all,
 )
 from nfx.train._run_directory import (
+    check_free as check_free,
     has_begun as has_begun,
-    has_saved as has_saved,
+    make_directory as make_directory,
     RunDirectory as RunDirectory,
 )
 from nfx.train._signals import stop_on_signals as stop_on_signals, StopRequest as StopRequest

@@ -86,9 +86,9 @@ class HangWatch:
         words = f"nfx: no step has ended for {seconds:.0f} s; waiting on. Stacks of all threads:\n"
         with contextlib.suppress(*_BROKEN):
             _write_stacks(sys.stderr, f"\n{words}")
-        with contextlib.suppress(OSError), path.open("w") as file:
-            _write_stacks(file, words)
         with contextlib.suppress(*_BROKEN):
+            with path.open("w") as file:
+                _write_stacks(file, words)
             sys.stderr.write(f"nfx: they are in {str(path)!r} too.\n")
 
 

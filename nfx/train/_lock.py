@@ -15,22 +15,16 @@ _FILE = "run.lock"
 
 
 @contextlib.contextmanager
-def lock_directory(
-    directory: Path, *, say: Callable[[str], object], writes: bool = True
-) -> Iterator[None]:
+def lock_directory(directory: Path, *, say: Callable[[str], object]) -> Iterator[None]:
     """Keeps other processes from writing the same run. The lock dies with its process.
 
     Args:
         directory: The run directory.
         say: Is told if the file system has no locks; the run goes on without.
-        writes: Whether this process is the one that locks: of several that share a run one does.
 
     Raises:
         RunDirectoryError: If another living process holds the lock, or its file cannot be opened.
     """
-    if not writes:
-        yield
-        return
     path = directory / _FILE
     with writing(path):
         file = path.open("a+b", buffering=0)  # so that closing it has nothing left to write

@@ -181,6 +181,9 @@ def run_evaluation(
         jax.device_get([step(model, statistics, batch) for model in models]) for batch in batches
     ]
 
+    if not counts:
+        raise ValueError("There are no images to evaluate on.")
+
     def total(of_model: Sequence[EvaluationCounts]) -> Evaluation:
         correct, loss, examples = (math.fsum(values) for values in zip(*of_model, strict=True))
         if not examples:

@@ -94,6 +94,8 @@ def run_outcomes(
         ValueError: If not one image can be used.
     """
     parts = [jax.device_get(step(model, statistics, batch)) for batch in batches]
+    if not parts:
+        raise ValueError("There are no images to evaluate on.")
     label, *others = (np.concatenate(column) for column in zip(*parts, strict=True))
     index = np.flatnonzero(label != PADDING_LABEL)
     if not index.size:

@@ -10,17 +10,52 @@ from nfx._files import write_whole
 from nfx.train._errors import RunDirectoryError
 
 
+# What a run that has saved nothing may have written beside its configuration.
+_UNSAVED = ("metrics.jsonl", "bad_images*.jsonl", "nonfinite.jsonl", "hang-*.txt", "wandb-id.txt")
+
+
 def has_begun(path: str | Path) -> bool:
     """Whether a directory holds a run."""
     return (Path(path).expanduser() / "config.json").exists()
 
 
-def has_saved(path: str | Path) -> bool:
-    """Whether a run that has begun has saved a checkpoint, or the metrics of a step."""
-    path = Path(path).expanduser()
+def check_free(path: str | Path) -> None:
+    """Refuses a directory that a new run cannot have.
+
+    It may hold a run that was refused or stopped before it had saved anything.
+
+    Raises:
+        RunDirectoryError: If it holds another run, or the `config.json` of something else.
+    """
+    path = Path(path).expanduser().absolute()
+    if not has_begun(path):
+        return
+    try:
+        _read_config(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{str(path)!r} has a config.json that is of no run, and a run would write its own. "
+            "Choose another --run-dir."
+        ) from error
+    if _has_saved(path):
+        raise RunDirectoryError(
+            f"{str(path)!r} holds a run already. Resume it with --resume, or choose another "
+            "--run-dir."
+        )
+
+
+def _has_saved(path: Path) -> bool:
+    """Whether a run has saved a checkpoint, or the metrics of a step."""
     metrics = path / "metrics.jsonl"
     logged = metrics.exists() and metrics.stat().st_size > 0
-    return logged or any((path / "checkpoints").glob("[0-9]*"))
+    return logged or any(each.name.isdecimal() for each in (path / "checkpoints").glob("*"))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = dict(json.loads((path / "config.json").read_text()))
+    if "recipe" not in config:
+        raise ValueError("it has no recipe")
+    return config
 
 
 class RunDirectory:
@@ -38,24 +73,17 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
-        """Starts a new run.
+        """Starts a new run, in the place of one that has saved nothing.
 
         Raises:
-            RunDirectoryError: If the directory holds a run already, or cannot be written.
+            RunDirectoryError: If the directory is not free, or cannot be written.
         """
-        path = Path(path).expanduser().absolute()
-        if has_begun(path):
-            raise RunDirectoryError(
-                f"{str(path)!r} holds a run already. Resume it with --resume, or choose another "
-                "--run-dir."
-            )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
+        path = make_directory(path)
+        with _making(path):
+            if has_begun(path):
+                for file in (file for name in _UNSAVED for file in path.glob(name)):
+                    file.unlink()
             write_whole(path / "config.json", _as_json(config))
-        except OSError as error:
-            raise RunDirectoryError(
-                f"Cannot write a run into {str(path)!r} ({error}). Choose another --run-dir."
-            ) from error
         return cls(path, config)
 
     @classmethod
@@ -67,7 +95,7 @@ class RunDirectory:
         """
         path = Path(path).expanduser().absolute()
         try:
-            config = dict(json.loads((path / "config.json").read_text()))
+            config = _read_config(path)
         except (OSError, ValueError, TypeError) as error:
             raise RunDirectoryError(
                 f"{str(path)!r} is not a run directory: its config.json cannot be read "
@@ -99,17 +127,34 @@ class RunDirectory:
         """Writes `result.json`, whole or not at all."""
         self.write_text("result.json", _as_json(result))
 
-    def forget(self) -> None:
-        """Removes what a run wrote that has saved nothing, to make room for another."""
-        for path in (*self.path.glob("*.jsonl"), self.path / "config.json"):
-            with writing(path):
-                path.unlink(missing_ok=True)
-
     def remove_result(self) -> None:
         """Removes `result.json`: it is not that of a run that goes on."""
         path = self.path / "result.json"
         with writing(path):
             path.unlink(missing_ok=True)
+
+
+def make_directory(path: str | Path) -> Path:
+    """Makes a directory for a new run, if it is not there.
+
+    Raises:
+        RunDirectoryError: If the directory is not free, or cannot be written.
+    """
+    path = Path(path).expanduser().absolute()
+    check_free(path)
+    with _making(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def _making(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"Cannot write a run into {str(path)!r} ({error}). Choose another --run-dir."
+        ) from error
 
 
 def read_object(path: Path, text: bytes, line: int | None = None) -> dict[str, Any]:

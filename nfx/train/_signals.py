@@ -52,6 +52,7 @@ class StopRequest:
             return
         what = "before there was anything to save" if self.signal is None else "again"
         _say(f"{received.name} {what}: exiting at once; what was written is kept.")
+        _show_cursor()
         os._exit(exit_code(received))
 
 
@@ -95,6 +96,13 @@ def _watch(source: socket.socket, request: StopRequest) -> None:
 
 def _leave_to_thread(number: int, frame: object) -> None:
     """Does nothing: the thread reads the number."""
+
+
+def _show_cursor() -> None:
+    """A bar of progress hides it, and is not there to show it again."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stdout.isatty():
+            print("\x1b[?25h", end="", flush=True)  # noqa: T201
 
 
 def _say(message: str) -> None:

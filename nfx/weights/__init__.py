@@ -1,6 +1,7 @@
 """Parameters from elsewhere, and back."""
 
 from nfx.weights._files import (
+    check_destination as check_destination,
     read_description as read_description,
     read_weights as read_weights,
     WeightsError as WeightsError,

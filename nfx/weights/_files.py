@@ -106,12 +106,8 @@ def write_weights(
         WeightsError: If the suffix is neither, the file cannot hold an array or a description,
             there is no such directory, or it cannot be written there.
     """
-    path = Path(path).expanduser()
+    path = check_destination(path, described=bool(description))
     contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    if path.suffix not in (".safetensors", ".npz"):
-        raise WeightsError(f"{str(path)!r} must end in .safetensors or .npz.")
-    if description and path.suffix == ".npz":
-        raise WeightsError(f"{str(path)!r} must end in .safetensors, for its description.")
     described = {_DESCRIPTION: json.dumps(description)} if description else None
     plain = "fiub" if path.suffix == ".npz" else "fiubV"  # V: bfloat16 and its like
     for name, array in contents.items():
@@ -119,16 +115,34 @@ def write_weights(
             raise WeightsError(
                 f"{path.suffix} files cannot hold {name!r} of {array.dtype}: convert to float32."
             )
+    with _access(path, "write"), replacing(path) as file:
+        if path.suffix == ".npz":
+            np.savez(file, **contents)  # pyright: ignore[reportArgumentType]
+        else:
+            from safetensors.numpy import save  # an extra
+
+            file.write(save(contents, described))
+
+
+def check_destination(path: str | Path, *, described: bool = False) -> Path:
+    """Returns where weights are to be written, if they can be.
+
+    Args:
+        path: See `write_weights`.
+        described: Whether with a description.
+
+    Raises:
+        WeightsError: If the suffix is wrong, or there is no such directory.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in (".safetensors", ".npz"):
+        raise WeightsError(f"{str(path)!r} must end in .safetensors or .npz.")
+    if described and path.suffix == ".npz":
+        raise WeightsError(f"{str(path)!r} must end in .safetensors, for its description.")
     with _access(path, "write"):
         if not path.parent.is_dir():
             raise WeightsError(f"No directory {str(path.parent)!r} to write {path.name!r} into.")
-        with replacing(path) as file:
-            if path.suffix == ".npz":
-                np.savez(file, **contents)  # pyright: ignore[reportArgumentType]
-            else:
-                from safetensors.numpy import save  # an extra
-
-                file.write(save(contents, described))
+    return path
 
 
 @contextlib.contextmanager

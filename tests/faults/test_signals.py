@@ -1,7 +1,9 @@
 """Signals, hangs and locks, without training."""
 
+import contextlib
 import io
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -79,6 +81,22 @@ def test_with_nothing_to_save_the_first_signal_exits_at_once(number):
     _, error = process.communicate(timeout=10)
     assert process.returncode == 128 + number
     assert "before there was anything to save" in error
+
+
+def test_who_exits_at_once_shows_the_cursor_again():
+    """Which a bar of progress hides."""
+    ours, theirs = pty.openpty()
+    code = BUSY.format(has_work=False, wait="time.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=theirs)
+    os.close(theirs)
+    told = os.read(ours, 100)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=10)
+    with contextlib.suppress(OSError):  # so a terminal ends
+        while more := os.read(ours, 100):
+            told += more
+    os.close(ours)
+    assert told.endswith(b"\x1b[?25h")
 
 
 def test_a_second_signal_exits_at_once_though_the_main_thread_never_looks():
@@ -236,8 +254,6 @@ def test_a_directory_in_use_is_refused_until_the_process_is_dead(tmp_path):
         lock_directory(tmp_path, say=said.append),
     ):
         raise AssertionError
-    with lock_directory(tmp_path, say=said.append, writes=False):
-        pass  # another process of the same run
     process.kill()
     process.communicate()
     with lock_directory(tmp_path, say=said.append):

@@ -16,7 +16,8 @@ class Troubles:
         bad_images: Images that were skipped: see `nfx.data.BadImage`, with their split.
         nonfinite: Steps that were not finite: see `nfx.train.NonfiniteStep`.
         hangs: Names of the files with stacks of threads that hung.
-        damaged: The checkpoints that were damaged and put aside, as "step 500".
+        damaged: The checkpoints that were damaged and put aside, as "step 500", or
+            found now, with what is wrong with them.
     """
 
     bad_images: Sequence[Mapping[str, Any]]
