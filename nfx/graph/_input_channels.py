@@ -17,12 +17,12 @@ def adapt_input_channels(model: Model, in_channels: int) -> Model:
 
     One channel: the first kernel is summed over its channels, so that a gray image gives what
     the same image in RGB gave. Any other number: the kernel is repeated over the channels, in
-    order, and multiplied by `3 / in_channels`, so that the response to an image whose channels
-    are all equal stays what it was. These are timm's rules.
+    order, and multiplied by `3 / in_channels`, for the response to an image whose channels are
+    all equal to stay what it was. These are timm's rules.
 
     Weight standardization would undo the scale, so the gain of each output is set to keep it.
     For one channel, and for multiples of three, the standardized kernel then follows the rule
-    exactly; for others its mean over the new channels is removed.
+    exactly; for others its mean over the new channels is removed, and responses change.
 
     Args:
         model: A model of `create_model` with three channels.
