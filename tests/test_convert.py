@@ -23,6 +23,7 @@ from nfx.data import (
     verify_records,
 )
 from tests.datasets import files_of, noise, samples, write_folder, write_tar
+from tests.disk import full_disk
 
 
 NFX = [sys.executable, "-c", "from nfx.cli import main; raise SystemExit(main())"]
@@ -450,3 +451,19 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "set/dataset.json").read_text())["format"] == 1
+
+
+def test_a_full_disk_is_said_and_a_size_is_the_same_however_it_is_written(tmp_path):
+    images = write_folder(tmp_path / "images", CLASSES, 20) and load_folder(tmp_path / "images")
+    with full_disk(10):
+        assert "make room or mend the disk" in reason(images, tmp_path / "set", shard_megabytes=1)
+    assert (tmp_path / "set/.conversion").exists()
+    convert(images, tmp_path / "set", shard_megabytes=1)
+
+    def stop(progress):
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        convert(images, tmp_path / "other", shard_megabytes=1, progress=stop)
+    convert(images, tmp_path / "other", shard_megabytes=1.0)
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "other")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -178,12 +179,54 @@ def test_tars_are_read_by_copies_of_the_source(tmp_path):
         ([("k.jpg", b"i"), ("k.json", b"{")], "label of sample 'k' of train.tar cannot be read"),
         ([("k.jpg", b"i"), ("k.json", b"[]")], "label of sample 'k' of train.tar cannot be read"),
         ([("k.jpg", b"i"), ("k.json", b"{}")], "1 of 1 images have no label"),
+        ([("k.jpg", b"i"), ("k.cls", b"")], "1 of 1 images have no label"),
+        ([("k.jpg", b"i"), ("k.json", b'{"label": [3]}')], r"it is \[3\], and neither a whole"),
+        ([("k.jpg", b"i"), ("k.cls", b"20240131")], "up to 20240131, which would make as many"),
     ],
 )
 def test_bad_samples_are_named(tmp_path, members, message):
     write_tar(tmp_path / "train.tar", members)
     with pytest.raises(ValueError, match=message):
         load_images(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_in_a_tar_are_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        member = tarfile.TarInfo("k.jpg")
+        member.type, member.linkname = kind, "other.jpg"
+        tar.addfile(member)
+    with pytest.raises(ValueError, match=r"has 'k.jpg' as a link .* --hard-dereference"):
+        load_images(tmp_path)
+
+
+def test_labels_are_numbers_in_all_splits_or_in_none(tmp_path):
+    """A test set may have those classes only whose names are numbers."""
+    names = ["1", "2", "3", "other"]
+    write_tar(tmp_path / "train.tar", samples(names * 5))
+    write_tar(tmp_path / "test.tar", samples(["1", "2"], first=50))
+    found = load_images(tmp_path)
+    assert found.test.class_names == names
+    assert found.test.labels.tolist() == [0, 1]
+    for path, labels in (("train", ["1", "2", "3"] * 5), ("test", ["3", "1"])):
+        write_tar(tmp_path / f"{path}.tar", samples(labels))
+    found = load_images(tmp_path, class_names=["1", "2", "3"])
+    assert found.test.labels.tolist() == [2, 0]
+
+
+def test_labels_of_parquet_are_whole_numbers_or_strings(tmp_path):
+    path = tmp_path / "train.parquet"
+    write_parquet(path, [0.0, 1.0, 10.0] * 10, kind=pa.float64())
+    assert load_images(tmp_path).train.labels.max() == 10
+    for labels, kind, message in (
+        ([0.0, float("nan")] * 10, pa.float64(), "10 of 20 images have no label"),
+        ([0.5, 1.0] * 10, pa.float64(), r"A label of train\.parquet is no number of a class"),
+        ([0, 2**40] * 10, pa.int64(), r"A label of train\.parquet is no number of a class"),
+        ([[1], [2]] * 10, pa.list_(pa.int64()), "are of type list"),
+    ):
+        write_parquet(path, labels, kind=kind)
+        with pytest.raises(ValueError, match=message):
+            load_images(tmp_path)
 
 
 def test_what_is_hidden_or_has_no_suffix_is_no_part_of_a_tar(tmp_path):

@@ -308,7 +308,7 @@ BLANK = np.zeros((2, 4, 4, 1), np.uint8)
         (BLANK, [-1, 0], "1 of 2 labels are out of range: the first is -1"),
         (BLANK[..., 0], [0, 1], "got uint8 of shape (2, 4, 4)"),
         (BLANK.astype(np.float32), [0, 1], "got float32"),
-        (BLANK, [0], "need labels of shape (2,); got (1,)"),
+        (BLANK, [0], "need labels of shape (2,), integers; got int64 of shape (1,)"),
     ],
 )
 def test_arrays_that_are_no_labelled_images_are_refused(images, labels, message):
@@ -522,12 +522,44 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has 1 classes to train on \(cat\)"):
         load_folder(tmp_path / "one")
     write_images(tmp_path / "half" / "train" / "cat", 1)
-    with pytest.raises(ValueError, match="none of 'test', 'val', 'validation' with"):
+    with pytest.raises(ValueError, match="none of 'test', 'val', 'valid', 'validation' with"):
         load_folder(tmp_path / "half")
     write_images(tmp_path / "half" / "train" / "dog", 1)
     write_images(tmp_path / "half" / "val" / "bird", 1)
     with pytest.raises(ValueError, match="of which bird only to test with"):
         load_folder(tmp_path / "half")
+
+
+@pytest.mark.parametrize("splits", [("Train", "Test"), ("training", "validation")])
+def test_splits_are_not_taken_for_classes(tmp_path, splits):
+    for split in splits:
+        write_images(tmp_path / split / "cat", 12)
+        write_images(tmp_path / split / "dog", 12)
+    with pytest.raises(ValueError, match=r"says splits and not classes\. Rename them"):
+        load_folder(tmp_path)
+
+
+def test_links_to_folders_are_followed_but_never_for_ever(tmp_path):
+    write_images(tmp_path / "elsewhere", 12)
+    for name in ("cat", "dog"):
+        write_images(tmp_path / "images" / name, 12)
+    (tmp_path / "images" / "cow").symlink_to(tmp_path / "elsewhere")
+    assert len(load_folder(tmp_path / "images").train) == 33
+    loop = tmp_path / "images" / "cat" / "loop"
+    for target in (".", "..", "../.."):
+        loop.symlink_to(target)
+        with pytest.raises(ValueError, match="is a link to a folder that it is in"):
+            load_folder(tmp_path / "images")
+        loop.unlink()
+
+
+def test_parts_and_noise_end(tmp_path):
+    images = Images(NoiseSource(8, (2, 2, 3)), AsStored((2, 2, 3)))
+    for load in (lambda **how: training_batches(images, 4, seed=0, **how),
+                 lambda **how: evaluation_batches(images, 4, **how)):  # fmt: skip
+        with pytest.raises(ValueError, match="part=1 must be from 0 to 0"):
+            next(load(part=1, parts=1))
+    assert len(list(NoiseSource(3, (2, 2, 3)))) == 3
 
 
 def test_a_file_that_has_gone_is_named(tmp_path):

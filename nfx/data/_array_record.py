@@ -15,6 +15,7 @@ import numpy as np
 
 from nfx._checks import at_least
 from nfx._files import file_digest
+from nfx._show import typed_path
 from nfx.data._manifest import DatasetError, Manifest, read_manifest, Shard
 from nfx.data._sources import ImageError, Record, Source, Splits
 
@@ -76,8 +77,8 @@ class ArrayRecordSource:
             shard = self.shards[number]
             position = index - self._ends[number] + shard.records
             raise ImageError(
-                f"the record cannot be read: {error}. `nfx convert --verify {self.root}` lists "
-                "every damaged shard",
+                f"the record cannot be read: {error}. "
+                f"`nfx convert --verify {typed_path(self.root)}` lists every damaged shard",
                 f"{shard.name}, record {position}",
             ) from error
 

@@ -26,7 +26,7 @@ def read_class_names(path: str | Path | None) -> list[str] | None:
     Blank lines at the end are no classes.
 
     Raises:
-        ValueError: If the file cannot be read, or has a blank line before the last name.
+        ValueError: If the file cannot be read, has no names, or a blank line before the last.
     """
     if path is None:
         return None
@@ -38,6 +38,8 @@ def read_class_names(path: str | Path | None) -> list[str] | None:
     while lines and not lines[-1].strip():
         lines.pop()
     blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if not lines:
+        raise ValueError(f"{str(path)!r} is empty. Expected the name of a class on each line.")
     if blank:
         raise ValueError(
             f"Line {blank} of {str(path)!r} is blank, and each is the name of a class: fill it in, "

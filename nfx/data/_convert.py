@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nfx._files import lock, write_whole
+from nfx._show import typed_path
 from nfx.data._array_record import thread_count
 from nfx.data._inputs import Convertible, outline
 from nfx.data._manifest import DatasetError, MANIFEST, Manifest, read_manifest, SCRATCH, Shard
@@ -75,7 +75,7 @@ def convert(
         raise ValueError(f"shard_megabytes={shard_megabytes} must be above 0.")
     root = Path(destination).expanduser().absolute()
     with _locked(root) as scratch:
-        plan = _make_plan(source, shard_megabytes)
+        plan = _make_plan(source, float(shard_megabytes))
         if (root / MANIFEST).exists():  # killed after writing it
             manifest = _finished(root, scratch, plan)
         else:
@@ -131,7 +131,7 @@ def _locked(root: Path) -> Iterator[Path]:
         file = (scratch / _LOCK).open("wb")
     except OSError as error:
         raise DatasetError(f"Cannot write into {str(root)!r}: {error.strerror}.") from error
-    with file:
+    with _tidied(root, scratch), file:
         try:
             lock(file)
         except BlockingIOError:
@@ -145,7 +145,27 @@ def _locked(root: Path) -> Iterator[Path]:
                 "other process converts into it.",
                 stacklevel=4,
             )
-        yield scratch
+        try:
+            yield scratch
+        except BrokenPipeError:  # nobody reads any more how far it is
+            raise
+        except OSError as error:
+            raise DatasetError(
+                f"Cannot write into {str(root)!r}: {error.strerror or error}. What is whole is "
+                "kept: make room or mend the disk, and run the same nfx convert again."
+            ) from error
+
+
+@contextlib.contextmanager
+def _tidied(root: Path, scratch: Path) -> Iterator[None]:
+    """Removes the lock of a conversion that is finished, once it is closed: NFS wants it so."""
+    try:
+        yield
+    finally:
+        if (root / MANIFEST).exists() and not (scratch / _PLAN).exists():
+            with contextlib.suppress(OSError):  # another process looks into it
+                (scratch / _LOCK).unlink()
+                scratch.rmdir()
 
 
 def _refuse_others(root: Path) -> None:
@@ -185,18 +205,17 @@ def _finished(root: Path, scratch: Path, plan: _Plan) -> Manifest:
 
 
 def _remove_scratch(scratch: Path) -> None:
-    """Removes the plan after all that it explains, and the lock last."""
+    """Removes all but the lock, and the plan after all that it explains."""
     for path in scratch.iterdir():
         if path.name not in (_PLAN, _LOCK):
             path.unlink()
     (scratch / _PLAN).unlink(missing_ok=True)
-    shutil.rmtree(scratch)
 
 
 def _holds_finished(root: Path) -> str:
     return (
-        f"{str(root)!r} holds a finished data set. `nfx convert --verify {root}` checks it; to "
-        "convert again, remove it or choose another destination."
+        f"{str(root)!r} holds a finished data set. `nfx convert --verify {typed_path(root)}` "
+        "checks it; to convert again, remove it or choose another destination."
     )
 
 

@@ -14,8 +14,18 @@ from nfx.data._strings import Strings
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# What the words of a file's or folder's name say of its split.
+SPLIT_OF_WORD = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
 # What the folder of images to test with may be called, by which is taken first.
-_TEST_FOLDERS = ("test", "val", "validation")
+_TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +68,8 @@ def load_folder(root: str | Path) -> Splits[FolderSource]:
     """Indexes a folder of images, without reading any.
 
     Args:
-        root: Either `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val` or `validation`: the
-            first that has folders of classes), or `CLASS/*.jpg`, of which every tenth image of
+        root: Either `train/CLASS/*.jpg` and `test/CLASS/*.jpg` (or `val`, `valid` or `validation`:
+            the first that has folders of classes), or `CLASS/*.jpg`, of which every tenth image of
             a class, in the order of their names, becomes the test set.
 
     Raises:
@@ -104,9 +114,16 @@ def find_test_folder(root: Path) -> Path | None:
     """Returns the folder of images to test with; None if some of every class are held out.
 
     Raises:
-        ValueError: If there is a folder to train on, and none to test with.
+        ValueError: If there is a folder to train on, and none to test with; or if what would be
+            the classes are splits by their names.
     """
     if not (root / "train").is_dir():
+        names = [path.name for path in _class_folders(root)]
+        if names and all(name.lower() in SPLIT_OF_WORD for name in names):
+            raise ValueError(
+                f"The folders in {str(root)!r} are called {', '.join(names)}, which says splits "
+                "and not classes. Rename them to 'train' and 'test'."
+            )
         return None
     for folder in (root / name for name in _TEST_FOLDERS):
         if _class_folders(folder):
@@ -140,6 +157,12 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
 def is_hidden(name: str) -> bool:
     """Whether a name is one of those that editors and systems leave, as `._cat.jpg`."""
     return name.startswith(".") and name not in (".", "..")
+
+
+def refuse_loop(folder: Path) -> None:
+    """Raises a `ValueError` if a folder is a link to one that it is in: images would never end."""
+    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{str(folder)!r} is a link to a folder that it is in. Remove the link.")
 
 
 def unreadable_folder(error: OSError) -> ValueError:
@@ -202,6 +225,8 @@ def _files_below(folder: Path) -> tuple[list[str], collections.Counter[str]]:
     others: collections.Counter[str] = collections.Counter()
     for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         folders[:] = (name for name in folders if not is_hidden(name))
+        for name in folders:
+            refuse_loop(Path(where, name))
         below = os.path.relpath(where, folder)
         prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
         for name in files:

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from nfx.data._folder import find_test_folder, FolderSource, load_folder
-from nfx.data._listed import find_archives, SPLIT_OF_WORD
+from nfx.data._folder import find_test_folder, FolderSource, load_folder, SPLIT_OF_WORD
+from nfx.data._listed import find_archives
 from nfx.data._manifest import DatasetError, MANIFEST, SCRATCH
 from nfx.data._parquet import load_parquet
 from nfx.data._sources import Record, Source, Splits

@@ -8,20 +8,16 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from nfx.data._class_names import class_numbers, label_problem, read_class_names
-from nfx.data._folder import has_class_folders, is_hidden, unreadable_folder
+from nfx.data._folder import (
+    has_class_folders,
+    is_hidden,
+    refuse_loop,
+    SPLIT_OF_WORD,
+    unreadable_folder,
+)
 from nfx.data._hold_out import every_tenth, HOLD_OUT
 from nfx.data._sources import Splits
 
-
-# What the words of a file's or folder's name say of its split.
-SPLIT_OF_WORD = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
 
 _CLASS_NAME_FILES = ("classes.txt", "classnames.txt")
 
@@ -31,12 +27,17 @@ Part_co = TypeVar("Part_co", covariant=True)
 Part = TypeVar("Part")
 
 
+# A class is named by its number where nobody names it: of more classes that none of the labels
+# has than this, or ten times as many, the labels are something else.
+_UNSEEN = 1000
+
+
 class Labels(NamedTuple):
     """Labels as they were found.
 
     Attributes:
         numbers: One an image, `NO_LABEL` where there is none.
-        names: What the numbers mean; nothing where the labels were numbers.
+        names: The texts that the numbers stand for; nothing where the labels were numbers.
     """
 
     numbers: np.ndarray
@@ -82,6 +83,7 @@ def find_files(root: Path, suffix: str) -> list[Path]:
             continue
         if path.is_dir():
             if path.name in ("data", "default") or _split_of_name(path.name):
+                refuse_loop(path)
                 found += find_files(path, suffix)
         elif path.suffix.lower() == suffix:
             found.append(path)
@@ -130,8 +132,12 @@ def make_splits(
     test = train if chosen is None else chosen
     for listing in (train, test):
         _check_labelled(listing)
-    names = _name_classes(train.labels, class_names)
-    train_labels, test_labels = _number(train, names), _number(test, names)
+    found = _understood([train.labels, test.labels], class_names)
+    names = _name_classes(root, found[0], class_names)
+    train_labels, test_labels = (
+        _number(listing, labels, names)
+        for listing, labels in zip((train, test), found, strict=True)
+    )
     if chosen is not None:
         indices = [np.arange(len(labels)) for labels in (train_labels, test_labels)]
     else:
@@ -149,15 +155,27 @@ def make_splits(
 
 
 def labels_of_texts(texts: Iterable[str | None]) -> Labels:
-    """Reads labels from texts: numbers if all of them are, otherwise names of classes."""
+    """Reads labels from texts; an empty one and "-1" are none."""
     numbers: list[int] = []
     number_of: dict[str, int] = {}
     for text in texts:
-        numbers.append(NO_LABEL if text is None else number_of.setdefault(text, len(number_of)))
-    names, found = list(number_of), np.asarray(numbers, np.int32)
-    if not all(re.fullmatch("-?[0-9]{1,9}", name) for name in names):  # int() takes "2020_01" too
-        return Labels(found, names)
-    return Labels(np.asarray([*map(int, names), NO_LABEL], np.int32)[found])
+        is_label = text and text != str(NO_LABEL)
+        numbers.append(number_of.setdefault(text, len(number_of)) if is_label else NO_LABEL)
+    return Labels(np.asarray(numbers, np.int32), list(number_of))
+
+
+def _understood(found: Sequence[Labels], given: Sequence[str] | None) -> list[Labels]:
+    """Takes texts for numbers, in all splits or in none: if all are, and not names of classes."""
+    texts = {text for labels in found for text in labels.names or ()}
+    are_numbers = all(re.fullmatch("-?[0-9]{1,9}", text) for text in texts)  # int() takes "2_0" too
+    if not are_numbers or (given is not None and texts <= set(given)):
+        return list(found)
+    return [
+        Labels(np.asarray([*map(int, labels.names), NO_LABEL], np.int32)[labels.numbers])
+        if labels.names is not None
+        else labels
+        for labels in found
+    ]
 
 
 def _group_by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -216,24 +234,31 @@ def _check_labelled(listing: Listing[Part]) -> None:
         )
 
 
-def _name_classes(labels: Labels, given: Sequence[str] | None) -> Sequence[str]:
+def _name_classes(root: Path, labels: Labels, given: Sequence[str] | None) -> Sequence[str]:
     if given is not None:
         return list(given)
     if labels.names is not None:
         return sorted(labels.names)
-    return class_numbers(int(labels.numbers.max(initial=-1)) + 1)
+    classes, seen = int(labels.numbers.max(initial=-1)) + 1, len(np.unique(labels.numbers))
+    if classes > 10 * seen + _UNSEEN:
+        raise ValueError(
+            f"The labels in {str(root)!r} are {seen} different numbers up to {classes - 1}, which "
+            "would make as many classes. Number the classes from 0, or name all of them: "
+            "--class-names FILE."
+        )
+    return class_numbers(classes)
 
 
-def _number(listing: Listing[Part], class_names: Sequence[str]) -> np.ndarray:
+def _number(listing: Listing[Part], labels: Labels, class_names: Sequence[str]) -> np.ndarray:
     """Labels as indices into `class_names`."""
-    numbers, names = listing.labels
+    numbers, names = labels
     if names is not None:
         label_of = _labels_by_name(class_names)
         numbers = np.asarray([label_of.get(name, NO_LABEL) for name in names], np.int32)[numbers]
     wrong = np.flatnonzero((numbers < 0) | (numbers >= len(class_names)))
     if wrong.size:
         first = int(wrong[0])
-        label = int(listing.labels.numbers[first])
+        label = int(labels.numbers[first])
         found, problem = str(label), label_problem(label, len(class_names))
         if names is not None:
             found = repr(names[label])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nfx._show import typed_path
 from nfx.data._array_record import load_records
 from nfx.data._folder import load_folder
 from nfx.data._listed import find_archives
@@ -37,6 +38,7 @@ def open_sources(
     if root.is_dir() and (archives := find_archives(root)):
         raise ValueError(
             f"{str(root)!r} holds {' and '.join(archives)} files, which are not read in random "
-            f"order: convert them once with `nfx convert {root} NEW`, and train on --data NEW."
+            f"order: convert them once with `nfx convert {typed_path(root)} NEW`, and train on "
+            "--data NEW."
         )
     return load_folder(root)

@@ -107,7 +107,9 @@ def load_parquet(
         raise ValueError(f"{files[0].name} cannot be read as parquet: {error}.") from error
     features = _features(schema.metadata or {})
     image, label = _image_column(files[0], schema), _label_column(files[0], schema, features)
-    names = class_names or features.get(label, {}).get("names") or class_names_beside(root)
+    names = class_names
+    if names is None:
+        names = features.get(label, {}).get("names") or class_names_beside(root)
     return make_splits(
         root,
         files,
@@ -132,7 +134,7 @@ class _ParquetListing:
             for number, size in enumerate(sizes):
                 self._groups.append(RowGroup(path, number, self._starts[-1] - before))
                 self._starts.append(self._starts[-1] + size)
-        self.labels = _labels(columns)
+        self.labels = _labels(files, columns)
 
     def describe(self, index: int) -> str:
         """The file and the row in it."""
@@ -164,13 +166,33 @@ def _read_labels(path: Path, label_column: str, image_column: str) -> tuple[Any,
         raise ValueError(f"{path.name} cannot be read as parquet: {error}.") from error
 
 
-def _labels(columns: Sequence[Any]) -> Labels:
-    """Labels of columns of integers or of strings; a null is no label."""
+def _labels(files: Sequence[Path], columns: Sequence[Any]) -> Labels:
+    """Labels of columns of whole numbers or of strings; a null is no label, nor is NaN."""
     import pyarrow as pa
+    import pyarrow.compute as compute
 
-    if all(pa.types.is_integer(column.type) for column in columns):
-        found = [column.cast(pa.int32()).fill_null(NO_LABEL).to_numpy() for column in columns]
+    is_number = lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    is_text = lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if all(is_number(column.type) for column in columns):
+        found = []
+        for path, column in zip(files, columns, strict=True):
+            if pa.types.is_floating(column.type):  # as pandas makes integers if some are missing
+                nothing = pa.scalar(None, column.type)
+                column = compute.if_else(compute.is_nan(column), nothing, column)
+            try:
+                numbers = column.cast(pa.int32())
+            except pa.ArrowInvalid as error:
+                raise ValueError(
+                    f"A label of {path.name} is no number of a class: {error}."
+                ) from error
+            found.append(numbers.fill_null(NO_LABEL).to_numpy())
         return Labels(np.concatenate(found))
+    for path, column in zip(files, columns, strict=True):
+        if not is_text(column.type) and not pa.types.is_integer(column.type):
+            raise ValueError(
+                f"The labels of {path.name} are of type {column.type}. Expected whole numbers or "
+                "strings."
+            )
     return labels_of_texts(
         None if label is None else str(label) for column in columns for label in column.to_pylist()
     )

@@ -54,8 +54,8 @@ def training_batches(  # noqa: PLR0913 (one for each thing that may differ)
         left_out: Numbers of batches to leave out, in the order without them: see `kept_batch`.
 
     Raises:
-        ValueError: If the batch is larger than the source or does not divide into the parts;
-            while iterating, if a label has no class.
+        ValueError: If the batch is larger than the source or does not divide into the parts, or
+            there is no such part; while iterating, if a label has no class.
         BadImageError: While iterating, if an image cannot be used and is not to be skipped.
     """
     if batch_size % parts or not 0 < batch_size <= len(images):
@@ -129,8 +129,8 @@ def evaluation_batches(
         on_skip: Is told of each image that was skipped: it is padding then.
 
     Raises:
-        ValueError: If the batch does not divide into the parts, or, while iterating, a label has
-            no class.
+        ValueError: If the batch does not divide into the parts, or there is no such part; while
+            iterating, if a label has no class.
         BadImageError: While iterating, if an image cannot be used and is not to be skipped.
     """
     if batch_size % parts or batch_size < 1:
@@ -148,6 +148,12 @@ class _Share:
     batch_size: int
     part: int
     parts: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.part < self.parts:
+            raise ValueError(
+                f"part={self.part} must be from 0 to {self.parts - 1}: parts={self.parts}."
+            )
 
     @property
     def size(self) -> int:

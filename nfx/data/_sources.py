@@ -85,10 +85,10 @@ class ArraySource:
                 "Images must be uint8 of shape (n, height, width, channels); got "
                 f"{self.images.dtype} of shape {self.images.shape}."
             )
-        if self.labels.shape != (len(self.images),):
+        if self.labels.shape != (len(self.images),) or self.labels.dtype.kind not in "iu":
             raise ValueError(
-                f"{len(self.images)} images need labels of shape ({len(self.images)},); got "
-                f"{self.labels.shape}."
+                f"{len(self.images)} images need labels of shape ({len(self.images)},), integers; "
+                f"got {self.labels.dtype} of shape {self.labels.shape}."
             )
         _check_labels(self.labels, len(self.class_names))
 
@@ -127,7 +127,13 @@ class NoiseSource:
         return self.count
 
     def __getitem__(self, index: int) -> Record:
-        """The image at `index`, always the same."""
+        """The image at `index`, always the same.
+
+        Raises:
+            IndexError: If there is none.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(f"index {index} of {self.count} images")
         noise = np.random.default_rng((self.seed, index)).bytes(int(np.prod(self.image_shape)))
         image = np.frombuffer(noise, np.uint8).reshape(self.image_shape)
         return Record(image, index % self.num_classes, f"noise {index}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfx.data._decode import open_image, to_channels
+from nfx.data._decode import from_pixels, open_image, to_channels
 from nfx.data._folder import FolderSource
 from nfx.data._images import BadImage
 from nfx.data._sources import ImageError, Source
@@ -103,6 +103,7 @@ def _look(source: Source, index: int) -> _Seen | BadImage:
     try:
         image, label, name = source[index]
         if isinstance(image, np.ndarray):
+            from_pixels(image, 3)  # as training does
             height, width, channels = image.shape
             return _Seen(label, (width, height), image.nbytes, f"array of {channels} channels")
         opened = open_image(image)

@@ -137,11 +137,23 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             tar.members = []  # or it keeps every header  # pyright: ignore[reportAttributeAccessIssue]
+            if (member.islnk() or member.issym() or member.issparse()) and _counts(member.name):
+                raise ValueError(
+                    f"{path.name} has {member.name!r} as a link or a sparse file, and no image in "
+                    "one piece. Write the tar with --dereference --hard-dereference, and without "
+                    "--sparse."
+                )
             if member.isfile():
                 yield member.name, member.offset_data, member.size
         # `tarfile` ends without a word at a damaged header, or where a tar is cut off.
         if _read_at(path, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"it is damaged or cut off at byte {tar.offset}")
+
+
+def _counts(name: str) -> bool:
+    """Whether a member is part of a sample, by its name."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in (*IMAGE_SUFFIXES, ".cls", ".json") and not any(map(is_hidden, name.split("/")))
 
 
 def _sample(
@@ -162,6 +174,8 @@ def _label_text(path: Path, key: str, members: dict[str, tuple[str, int, int]]) 
             return _read_at(path, *members["cls"][1:]).decode().strip()
         if "json" in members:
             label = json.loads(_read_at(path, *members["json"][1:])).get("label")
+            if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
+                raise ValueError(f"it is {label!r}, and neither a whole number nor a text")
             return None if label is None else str(label)
     except (ValueError, AttributeError) as error:
         raise ValueError(

@@ -109,12 +109,16 @@ def write_weights(
     path = check_destination(path, described=bool(description))
     contents = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     described = {_DESCRIPTION: json.dumps(description)} if description else None
-    plain = "fiub" if path.suffix == ".npz" else "fiubV"  # V: bfloat16 and its like
     for name, array in contents.items():
-        if array.dtype.kind not in plain:
+        is_kept = array.dtype.kind in "fiub" or (
+            path.suffix != ".npz" and array.dtype.name == "bfloat16"
+        )
+        if not is_kept:
             raise WeightsError(
                 f"{path.suffix} files cannot hold {name!r} of {array.dtype}: convert to float32."
             )
+    if path.suffix == ".npz" and (taken := {"file", "allow_pickle"} & set(contents)):
+        raise WeightsError(f".npz files cannot hold an array called {min(taken)!r}: rename it.")
     with _access(path, "write"), replacing(path) as file:
         if path.suffix == ".npz":
             np.savez(file, **contents)  # pyright: ignore[reportArgumentType]
