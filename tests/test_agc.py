@@ -23,6 +23,7 @@ from nfx.optim import (
     clipped_leaves,
     describe,
     nfnet_sgd,
+    OFFICIAL_GROUPS,
     sharpness_aware,
     unitwise_norm,
     warmup_cosine,
@@ -516,3 +517,25 @@ def test_laws_are_named():
     with pytest.raises(ValueError, match=r"Unknown law .bounds.\. Did you mean .bound"):
         check_clipping(adaptive_grad_clip(0.01), laws=["bounds"])
     assert {"bound", "identity", "direction", "locality", "sharding"} <= CLIPPING_LAWS.keys()
+
+
+def test_what_starts_at_zero_has_a_gradient_through_the_clipping():
+    """As skip gains do; below the floor the bound does not depend on them."""
+    clipped = lambda p: jnp.sum(clip_unitwise(jnp.ones(()), p, (), clipping=0.01))
+    assert jax.grad(clipped)(jnp.zeros(())) == 0
+    norm = lambda p: jnp.sum(unitwise_norm(p, (1,)))
+    found = jax.grad(norm)(jnp.asarray([[3.0, 0.0], [4.0, 0.0]]))
+    np.testing.assert_allclose(found, [[0.6, 0.0], [0.8, 0.0]], rtol=1e-6)
+    assert jnp.isnan(jax.grad(norm)(jnp.asarray([[jnp.nan], [1.0]]))).any()
+
+
+@pytest.mark.parametrize("clipping", [1e-5, 1e-4, 1.0])
+def test_plain_descent_keeps_the_scale_whatever_the_clipping(clipping):
+    optimizer = optax.chain(adaptive_grad_clip(clipping), optax.sgd(0.1))
+    assert not describe(optimizer, nfx.nn.Linear(3, 2, key=jax.random.key(0))).note
+
+
+def test_what_is_frozen_need_not_be_left_out_of_the_clipping():
+    model = create_abstract("nfnet_nano", num_classes=10)
+    groups = OFFICIAL_GROUPS._replace(trained=(r"stages/.*",))
+    jax.eval_shape(nfnet_sgd(0.1, groups=groups).init, model)  # and no warning

@@ -330,6 +330,24 @@ def test_runs_without_jit(x64):
     assert_close(run(ours_of_each), run(theirs_of_each))
 
 
+def test_runs_op_by_op_where_nans_are_looked_for(x64):
+    """As JAX does to say which operation it was."""
+    case = CASES["a pair"]
+    x, kernel, _, _ = case.random(jnp.float64)
+    run = jax.grad(lambda k: jnp.sum(jnp.sin(ours_of_each(x[0], k, case))))
+    expected = run(kernel)
+    with jax.disable_jit():
+        assert_close(run(kernel), expected)
+    jitted = jax.jit(ours_of_each, static_argnums=2)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        jax.block_until_ready(jitted(jnp.full_like(x[0], jnp.inf), 0 * kernel, case))
+
+
+def test_kernels_are_square():
+    with pytest.raises(ValueError, match="and kernels are square"):
+        convolve(jnp.ones((8, 8, 2)), jnp.ones((1, 3, 2, 4)), stride=1, padding="SAME", groups=1)
+
+
 # Precision
 
 
@@ -360,6 +378,22 @@ def test_half_precision_accumulates_in_single(case):
     np.testing.assert_allclose(wide(gradients[0]), expected_gradients[0], rtol=2 * ulp)
     for gradient in (gradients[1], *tables):
         np.testing.assert_allclose(wide(gradient), expected_gradients[1], rtol=2 * ulp)
+
+
+def test_half_precision_accumulates_in_single_with_a_kernel_for_each_image():
+    """Which is a sum of products, one for each pixel of the kernel."""
+    case = CASES["5x5"]._replace(inputs=16)
+    x, kernel, _, _ = case.random(jnp.bfloat16)
+    x, kernel = abs(x), abs(kernel)
+    mapped = jax.vmap(lambda x, k: ours_of_each(x, k, case))
+    found, pull = jax.vjp(mapped, x, jnp.stack([kernel] * case.batch))
+    by_images, _ = pull(jnp.ones_like(found))
+    wide = lambda a: np.asarray(a, np.float64)
+    with jax.enable_x64(True):
+        expected, pull = jax.vjp(lambda x: reference(x, wide(kernel), case), wide(x))
+        (expected_by_images,) = pull(jnp.ones_like(expected))
+    np.testing.assert_allclose(wide(found), expected, rtol=2.0**-8)
+    np.testing.assert_allclose(wide(by_images), expected_by_images, rtol=2.0**-8)
 
 
 # Meshes

@@ -467,3 +467,11 @@ def test_plans_are_printed(capsys):
     assert "-, -, model, fsdp" in printed
     assert "activations of split blocks" in printed
     assert "reduce-scatter" in plan.to_json()
+
+
+def test_an_axis_of_one_device_splits_nothing_of_any_leaf():
+    rules = (Rule(".*", (P("fsdp"),)),)
+    scalar = {"x": jax.ShapeDtypeStruct((), jnp.float32)}
+    assert partition_specs(scalar, {"data": 2, "fsdp": 1}, rules) == {"x": P()}
+    with pytest.raises(ValueError, match="has 1 entries and the leaf 0 axes"):
+        partition_specs(scalar, {"fsdp": 2}, rules)

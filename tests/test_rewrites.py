@@ -259,6 +259,15 @@ def test_batch_normalized_networks_are_refused(rewrite):
         stack_blocks(row_model("nfnet_nano"), remat="some")
 
 
+def test_cast_leaves_what_is_not_floating_point():
+    tree = {"steps": jnp.asarray(1001), "x": jnp.ones(2), "f": jnp.tanh}
+    found = cast(tree, jnp.bfloat16)
+    assert (found["steps"].dtype, int(found["steps"])) == (jnp.int32, 1001)
+    assert (found["x"].dtype, found["f"]) == (jnp.bfloat16, jnp.tanh)
+    with pytest.raises(ValueError, match="'steps' matches none of the 1 leaves"):
+        cast(tree, jnp.bfloat16, "steps")
+
+
 def test_a_model_without_stacks_is_unstacked_already():
     model = create_abstract("se_resnext_micro")
     assert unstack_blocks(model) is model

@@ -99,3 +99,18 @@ def test_a_mesh_changes_nothing_but_rounding():
     for ours, theirs in ((four.model, one.model), (four.ema, one.ema)):
         difference = jax.tree.map(lambda a, b: a - b, ours, theirs)
         assert optax.tree.norm(difference) < 1e-5 * optax.tree.norm(theirs)
+
+
+@pytest.mark.parametrize("value", [0.0, 400.0])
+def test_the_way_up_is_finite_in_half_precision(value):
+    gradients = {"x": jnp.full(4, value, jnp.float16)}
+    optimizer = sharpness_aware(optax.sgd(1.0), 0.5)
+    params = {"x": jnp.zeros(4, jnp.float16)}
+    seen = []
+
+    def grad_fn(params, _):
+        seen.append(params["x"])
+        return gradients
+
+    optimizer.update(gradients, optimizer.init(params), params, grad_fn=grad_fn)
+    np.testing.assert_allclose(seen[0], 0.25 * np.sign(value), rtol=1e-3)

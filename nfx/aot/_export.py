@@ -16,8 +16,8 @@ from nfx._dtypes import Dtype
 from nfx._names import check_choice, did_you_mean
 from nfx._tree import leaves_by_path, parameter_count
 from nfx.augment import normalize
-from nfx.graph import fold_weight_standardization
-from nfx.models import apply_batch
+from nfx.graph import fold_weight_standardization, is_folded
+from nfx.models import apply_batch, check_state
 from nfx.serving import Artifact, BatchSize, ImageFormat, Manifest, PLATFORMS, Storage
 
 
@@ -67,7 +67,8 @@ def export_classifier(
 ) -> Artifact:
     """Lowers a classifier from pixels to logits, for inference on other machines.
 
-    Of a normalizer-free network the weights are standardized here, once, and not in the program.
+    Of a normalizer-free network the weights are standardized here, once, and not in the program;
+    it may be folded already.
 
     Args:
         model: A model of `nfx.create_model`.
@@ -78,9 +79,10 @@ def export_classifier(
         options: What kind of program.
 
     Raises:
-        ValueError: If the names are not as many as the classes, or the model does not take such
-            images.
+        ValueError: If the names are not as many as the classes, the model does not take such
+            images, or is batch-normalized and without its state.
     """
+    check_state(model, statistics)
     classes = model.num_classes
     if classes != len(class_names):  # before what takes long
         raise ValueError(
@@ -88,7 +90,7 @@ def export_classifier(
         )
     parameters = parameter_count((model, statistics))
     if statistics is None:
-        model = jax.jit(fold_weight_standardization)(model)
+        model = model if is_folded(model) else jax.jit(fold_weight_standardization)(model)
         model = jax.tree.map(lambda leaf: leaf.astype(options.dtype), model)
     leaves, rebuild = _flatten(model, statistics)
     arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}

@@ -3,7 +3,10 @@
 from nfx._tree import replace_fields as replace_fields
 from nfx.graph._cast import cast as cast
 from nfx.graph._classifier import reset_classifier as reset_classifier
-from nfx.graph._fold import fold_weight_standardization as fold_weight_standardization
+from nfx.graph._fold import (
+    fold_weight_standardization as fold_weight_standardization,
+    is_folded as is_folded,
+)
 from nfx.graph._input_channels import adapt_input_channels as adapt_input_channels
 from nfx.graph._split_channels import (
     attention_is_split as attention_is_split,

@@ -21,7 +21,7 @@ def cast(model: Model, dtype: Any, patterns: str | Sequence[str] = ".*") -> Mode
     what is cast here is what is stored.
 
     Args:
-        model: Any pytree of arrays.
+        model: Any pytree. Leaves that are not floating-point stay as they are.
         dtype: A floating-point dtype.
         patterns: Of paths of leaves: see `nfx._tree.path_matches`.
 
@@ -31,6 +31,14 @@ def cast(model: Model, dtype: Any, patterns: str | Sequence[str] = ".*") -> Mode
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype={jnp.dtype(dtype).name} must be floating-point.")
     patterns = as_patterns(patterns)
-    check_patterns(patterns, list(leaves_by_path(model)), "leaves")
-    change = lambda path, leaf: leaf.astype(dtype) if path_matches(path, patterns) else leaf
+    floats = {path for path, leaf in leaves_by_path(model).items() if _is_floating(leaf)}
+    check_patterns(patterns, list(floats), "leaves")
+
+    def change(path: str, leaf: Any) -> Any:
+        return leaf.astype(dtype) if path in floats and path_matches(path, patterns) else leaf
+
     return map_with_path(change, model)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)

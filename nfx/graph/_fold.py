@@ -46,6 +46,11 @@ def fold_weight_standardization(model: NFNet) -> NFNet:
     return stack_like(folded, model)
 
 
+def is_folded(model: NFNet) -> bool:
+    """Whether a network's convolutions are plain: see `fold_weight_standardization`."""
+    return isinstance(model.stem[0], Conv2d)
+
+
 def _fold(conv: Convolution, inputs: Scale = 1.0, outputs: Scale = 1.0) -> Conv2d:
     """A convolution whose input and output are multiplied by constants."""
     if isinstance(conv, Conv2d):

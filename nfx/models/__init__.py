@@ -2,6 +2,7 @@
 
 from nfx.models._apply import (
     apply_batch as apply_batch,
+    check_state as check_state,
     initial_statistics as initial_statistics,
 )
 from nfx.models._batch_norm_block import BatchNormBlock as BatchNormBlock

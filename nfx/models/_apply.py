@@ -32,10 +32,15 @@ def apply_batch(
     Raises:
         ValueError: If a batch-normalized model comes without its state.
     """
+    check_state(model, statistics)
     if not isinstance(model, BatchNormNet):
         return jax.vmap(lambda image, key: model(image, key=key))(images, keys), None
-    if statistics is None:
+    return model(images, statistics, batch_axes=batch_axes, keys=keys)
+
+
+def check_state(model: PyTree, statistics: PyTree) -> None:
+    """Raises a `ValueError` if a batch-normalized model comes without its state."""
+    if isinstance(model, BatchNormNet) and statistics is None:
         raise ValueError(
             "A batch-normalized model has a state: start with nfx.models.initial_statistics(model)."
         )
-    return model(images, statistics, batch_axes=batch_axes, keys=keys)

@@ -72,10 +72,10 @@ def check_images(images: Array, channels: int, *, batched: bool) -> None:
         hint = " For a batch: jax.vmap(model)(images)." if images.ndim == 4 else ""
         raise ValueError(f"{expected} shape {images.shape}.{hint}")
     if (found := images.shape[-1]) != channels:
+        adapt = f" or nfx.graph.adapt_input_channels(model, {found})" if channels == 3 else ""
         raise ValueError(
             f"{expected} shape {images.shape}. Channels come last; for {found} of them: "
-            f"create_model(..., in_channels={found}) or "
-            f"nfx.graph.adapt_input_channels(model, {found})."
+            f"create_model(..., in_channels={found}){adapt}."
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(

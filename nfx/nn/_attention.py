@@ -71,8 +71,8 @@ class EfficientChannelAttention(eqx.Module):
         """Draws the weight from U(-1 / sqrt(k), 1 / sqrt(k)), as PyTorch does.
 
         Args:
-            channels: Channels of the image to gate. They decide the kernel's size k: the odd
-                number at or after half of `log2(channels) + 1`, at least 3.
+            channels: Channels of the image to gate. They decide the kernel's size k: half
+                of `log2(channels) + 1` rounded down, one more if that is even, at least 3.
             key: Randomness for the weight.
         """
         half = int((math.log2(channels) + 1) / 2)

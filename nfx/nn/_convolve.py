@@ -69,8 +69,8 @@ def convolve(
         groups: Number of channel groups.
 
     Raises:
-        ValueError: If `x` is not one image, the kernel does not have the channels of a group of
-            it, or `groups` does not divide its outputs.
+        ValueError: If `x` is not one image, the kernel is not square or does not have the channels
+            of a group of the image, or `groups` does not divide its outputs.
         TypeError: If they have different dtypes.
     """
     if x.ndim != 3:
@@ -84,6 +84,8 @@ def convolve(
             f"have {kernel.shape[2] * groups} channels, which come last, and the kernel's outputs "
             "must be a multiple of the groups."
         )
+    if kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(f"The kernel has shape {kernel.shape}, and kernels are square.")
     if x.dtype != kernel.dtype:
         raise TypeError(f"x is {x.dtype} and the kernel {kernel.dtype}: cast one to the other's.")
     (height, width), (kh, kw) = x.shape[:2], kernel.shape[:2]

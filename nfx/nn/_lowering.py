@@ -166,7 +166,16 @@ def _primitive(which: str, fallback: Formulation) -> jex.Primitive:
     """
     primitive = jex.Primitive(f"nfx_{which}")
     others, cpu = (_lowered(platform, which) for platform in ("others", "cpu"))
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="geometry"))
+    jitted = jax.jit(primitive.bind, static_argnames="geometry")
+
+    def run(a: Array, b: Array, *, geometry: Geometry) -> Array:
+        config = jax.config  # by which JAX runs what is jitted op by op, and `jitted` would be us
+        if config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs:
+            compute = cpu if jax.default_backend() == "cpu" else others
+            return compute(a, b, geometry=geometry)
+        return jitted(a, b, geometry=geometry)
+
+    primitive.def_impl(run)
     primitive.def_abstract_eval(ft.partial(_abstract, others))
     batching.primitive_batchers[primitive] = ft.partial(_map, primitive, fallback)
     mlir.register_lowering(primitive, mlir.lower_fun(others, multiple_results=False))
@@ -191,7 +200,10 @@ def _map(
     images, kernel = operands
     if primitive is kernel_gradient_p or axes[0] is None or axes[1] is not None:
         mapped = jax.vmap(lambda a, b: fallback(a, b, geometry), in_axes=axes)
-        return mapped(*operands), 0
+        # A sum of products, which is rounded once and not at each, and so are its gradients.
+        dtype = images.dtype
+        wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+        return mapped(*(each.astype(wide) for each in operands)).astype(dtype), 0
     images = jnp.moveaxis(images, axes[0], 0)
     batch = images.shape[:2]
     outputs = primitive.bind(images.reshape(-1, *images.shape[2:]), kernel, geometry=geometry)

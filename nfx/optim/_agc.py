@@ -58,7 +58,8 @@ def unitwise_norm(
         exponent: Of the factor.
 
     Returns:
-        The norms, with axes of size one kept so that they broadcast against `x`.
+        The norms, with axes of size one kept so that they broadcast against `x`. Their gradient
+        at zero is zero.
     """
     x = jnp.abs(x) if jnp.iscomplexobj(x) else x
     x = x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
@@ -67,7 +68,21 @@ def unitwise_norm(
     if exponent:
         # Behind a barrier, or XLA computes x * x first, which overflows, and then the factor.
         x = x * jax.lax.optimization_barrier(jnp.asarray(2.0**exponent, x.dtype))
-    return jnp.sqrt(jnp.sum(jnp.square(x), axis=reduced, keepdims=True))
+    return _root(jnp.sum(jnp.square(x), axis=reduced, keepdims=True))
+
+
+@jax.custom_jvp
+def _root(x: Array) -> Array:
+    """The square root, whose derivative at zero is zero: units may start there."""
+    return jnp.sqrt(x)
+
+
+@_root.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    root = _root(*primals)
+    is_zero = root == 0
+    slope = jnp.where(is_zero, 0, 0.5 / jnp.where(is_zero, 1, root))
+    return root, slope * tangents[0]
 
 
 def clip_unitwise(
@@ -249,9 +264,20 @@ def adaptive_grad_clip(
             missing or an array's units are declared nowhere.
     """
     rule = clip_rule(clipping, eps, units=units, exclude=exclude, nonfinite=nonfinite)
+    return clip_by_rule(rule, warns=True)
+
+
+def clip_by_rule(rule: ClipRule, *, warns: bool) -> optax.GradientTransformation:
+    """As `adaptive_grad_clip`.
+
+    Args:
+        rule: What is clipped, and how.
+        warns: Whether to, if a pattern leaves nothing out: of what is frozen it does not.
+    """
 
     def init(params: PyTree) -> Any:
-        _warn_of_no_match(rule.exclude, params)
+        if warns:
+            _warn_of_no_match(rule.exclude, params)
         leaves = tuple(leaf for leaf in rule.units_or_none(params) if leaf is not None)
         return ClipState(Remark(leaves))
 

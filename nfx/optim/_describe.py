@@ -104,7 +104,7 @@ def describe(optimizer: optax.GradientTransformation | str, params: PyTree) -> D
         optimizer = adaptive_grad_clip(**AGC_PRESETS[optimizer])
     opt_state = jax.eval_shape(optimizer.init, params)
     units = {leaf.path: leaf for leaf in clipped_leaves(opt_state)}
-    still, once, twice = (_moves(optimizer, params, gradient) for gradient in (0.0, 1.0, 2.0))
+    still, once, twice = (_moves(optimizer, params, gradient) for gradient in (0.0, 0.01, 0.02))
     leaves = tuple(
         _treatment(path, leaf, units.get(path), still[path] != 0)
         for path, leaf in leaves_by_path(params).items()
@@ -151,7 +151,7 @@ def _moves(
 ) -> dict[str, float]:
     """How each leaf of a small copy moves in two steps: the first rate may be zero.
 
-    Its parameters are so large that the gradients are not clipped.
+    Its parameters are so large, for gradients as small, that these are not clipped.
     """
     filled = lambda value: jax.tree.map(
         lambda leaf: jnp.full((1,) * len(leaf.shape), value, leaf.dtype), params

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from nfx._tree import mask_by_path
-from nfx.optim._agc import adaptive_grad_clip
+from nfx.optim._agc import clip_by_rule, clip_rule
 from nfx.optim._ema import parameter_ema
 from nfx.optim._freeze import train_only
 
@@ -62,7 +62,9 @@ def nfnet_sgd(
     clip = (
         optax.identity()
         if clipping is None
-        else adaptive_grad_clip(clipping, clipping_eps, exclude=groups.unclipped)
+        else clip_by_rule(
+            clip_rule(clipping, clipping_eps, exclude=groups.unclipped), warns=not groups.trained
+        )
     )
     sgd = optax.chain(
         clip,

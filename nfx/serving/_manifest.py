@@ -65,7 +65,7 @@ class Manifest:
         dtype: What is computed in; logits are float32.
         weights: Whether the weights are a file and arguments of the program ("separate"), or
             constants in it ("baked").
-        parameters: How many numbers the weights are.
+        parameters: How many the model has, statistics among them; folded, it has fewer.
         jax: The version of JAX that wrote the program.
         calling_convention: The version of `jax.export`'s calling convention.
         nfx: The version of nfx.

@@ -76,10 +76,11 @@ def _add(
 ) -> P:
     problems = []
     for spec in rule.specs:
-        if len(spec) > len(shape):
+        is_idle = not any(axis_sizes.get(a, 1) > 1 for entry in spec for a in spec_axes(entry))
+        if len(spec) > len(shape) and not is_idle:
             problems.append(f"{spec} has {len(spec)} entries and the leaf {len(shape)} axes")
             continue
-        total = _merged(present, spec, len(shape), axis_sizes)
+        total = _merged(present, P() if is_idle else spec, len(shape), axis_sizes)
         problem = next(_indivisible(shape, total, axis_sizes), None)
         if problem is None:
             return total
