@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 import nfx
 from nfx.weights import from_official, from_timm, official_names
@@ -19,6 +20,22 @@ def tiny_overrides():
     return dict(
         depths=(1, 2, 1, 1), widths=(32, 64, 96, 96), group_width=16, train_size=32, test_size=32
     )
+
+
+# One of each family and lineage.
+REPRESENTATIVES = (
+    "nfnet_f0", "nfnet_f1+", "nf_resnet50", "nf_regnet_b0", "nfnet_nano", "timm/dm_nfnet_f0",
+    "timm/nfnet_f0", "timm/nfnet_l0", "timm/eca_nfnet_l0", "timm/nf_regnet_b0", "timm/nf_resnet26",
+    "timm/nf_seresnet50", "timm/nf_ecaresnet50", "timm/test_nfnet", "se_resnext50_d",
+)  # fmt: skip
+
+
+def every_model(*, others):
+    """The names of all models, for a test; those that represent no family get a mark."""
+    return [
+        pytest.param(name, marks=() if name in REPRESENTATIVES else others)
+        for name in nfx.list_models()
+    ]
 
 
 # The model, and the fields that differ, of each golden file.

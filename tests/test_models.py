@@ -12,7 +12,7 @@ import pytest
 import nfx
 from nfx._tree import leaves_by_path, parameter_count
 from nfx.models import model_variant, NFNetVariant
-from tests.reference import create_abstract, official_model, tiny_overrides
+from tests.reference import create_abstract, every_model, official_model, tiny_overrides
 
 
 SMALL = ["nfnet_nano", "nfnet_micro"]
@@ -26,7 +26,7 @@ def test_models_are_listed_by_pattern():
 
 
 @pytest.mark.xdist_group("every model")  # traced once, by one worker
-@pytest.mark.parametrize("name", nfx.list_models())
+@pytest.mark.parametrize("name", every_model(others=pytest.mark.slow))
 def test_every_leaf_is_an_inexact_array_with_known_units(name):
     model = create_abstract(name)
     assert all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(model))

@@ -89,6 +89,7 @@ def test_a_run_says_what_it_did_and_what_comes_next(finished):
     assert config["versions"]["nfx"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_latest_checkpoints_and_the_best(finished):
     run_dir, output = finished
     accuracies = {

@@ -16,7 +16,7 @@ from nfx._files import write_whole
 from nfx._tree import parameter_count
 from nfx.aot import count_macs, model_macs
 from nfx.models import model_sizes, model_variant, ModelSize
-from tests.reference import create_abstract, GOLDEN
+from tests.reference import create_abstract, every_model, GOLDEN
 
 
 def read_published():
@@ -30,14 +30,6 @@ ROOT = Path(__file__).parents[1]
 SIZES = ROOT / "nfx" / "models" / "sizes.csv"
 
 STALE = "the table is stale: python -m tests.test_sizes"
-
-# One of each family and lineage; all are counted on request.
-COUNTED = (
-    "nfnet_f0", "nfnet_f1+", "nf_resnet50", "nf_regnet_b0", "nfnet_nano", "timm/dm_nfnet_f0",
-    "timm/nfnet_f0", "timm/nfnet_l0", "timm/eca_nfnet_l0", "timm/nf_regnet_b0", "timm/nf_resnet26",
-    "timm/nf_seresnet50", "timm/nf_ecaresnet50", "timm/test_nfnet", "se_resnext50_d",
-)  # fmt: skip
-MARKS = dict.fromkeys(COUNTED, ())
 
 # Models whose sizes nobody else published.
 OWN = ["nfnet_nano", "nfnet_micro", "resnet50", "se_resnext50_d", "se_resnext_micro"]
@@ -57,7 +49,7 @@ def test_every_model_is_published_or_nfx_s_own():
 
 
 @pytest.mark.xdist_group("every model")  # traced once, by one worker
-@pytest.mark.parametrize("name", nfx.list_models())
+@pytest.mark.parametrize("name", every_model(others=pytest.mark.slow))
 def test_parameters_are_as_many_as_published(name):
     model = create_abstract(name)
     assert parameter_count(model) == model_sizes()[name].parameters, STALE
@@ -67,10 +59,7 @@ def test_parameters_are_as_many_as_published(name):
 
 
 @pytest.mark.xdist_group("every model")
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in nfx.list_models()],
-)
+@pytest.mark.parametrize("name", every_model(others=pytest.mark.long))
 def test_multiply_accumulates_are_as_many_as_published(name):
     found = measure(name)
     assert found == model_sizes()[name], STALE

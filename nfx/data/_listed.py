@@ -159,8 +159,10 @@ def labels_of_texts(texts: Iterable[str | None]) -> Labels:
     numbers: list[int] = []
     number_of: dict[str, int] = {}
     for text in texts:
-        is_label = text and text != str(NO_LABEL)
-        numbers.append(number_of.setdefault(text, len(number_of)) if is_label else NO_LABEL)
+        if not text or text == str(NO_LABEL):
+            numbers.append(NO_LABEL)
+        else:
+            numbers.append(number_of.setdefault(text, len(number_of)))
     return Labels(np.asarray(numbers, np.int32), list(number_of))
 
 

@@ -169,7 +169,9 @@ def _read_labels(path: Path, label_column: str, image_column: str) -> tuple[Any,
 def _labels(files: Sequence[Path], columns: Sequence[Any]) -> Labels:
     """Labels of columns of whole numbers or of strings; a null is no label, nor is NaN."""
     import pyarrow as pa
-    import pyarrow.compute as compute
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute
 
     is_number = lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind)
     is_text = lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -169,7 +169,9 @@ def _primitive(which: str, fallback: Formulation) -> jex.Primitive:
     jitted = jax.jit(primitive.bind, static_argnames="geometry")
 
     def run(a: Array, b: Array, *, geometry: Geometry) -> Array:
-        config = jax.config  # by which JAX runs what is jitted op by op, and `jitted` would be us
+        config: Any = (
+            jax.config
+        )  # by which JAX runs what is jitted op by op, and `jitted` would be us
         if config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs:
             compute = cpu if jax.default_backend() == "cpu" else others
             return compute(a, b, geometry=geometry)
