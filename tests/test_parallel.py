@@ -173,6 +173,8 @@ def test_stacked_blocks_are_split_as_their_blocks_are():
     assert of_stack == P(None, *of_block)
     split = split_channels(stacked, "model", 2)
     assert is_split(split.stages[0].blocks[1].block)
+    blocks = jax.eval_shape(lambda stack: stack.blocks, split.stages[0].blocks[1])
+    assert [is_split(block) for block in blocks] == [True, True]
 
 
 def gradient_program(model, mesh, communication=Communication()):

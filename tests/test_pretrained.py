@@ -152,8 +152,8 @@ def test_a_repository_of_another_variant_is_refused_before_its_weights_are_fetch
         ("weights.safetensors", "nor the name of weights"),
         ("timm/dm_nfnet_f9.dm_in1k", "Did you mean 'timm/dm_nfnet_f"),
         ("timm/convnext_tiny.in12k", "which nfx does not have"),
-        ("weights/f0.npz", "'weights/f0.npz' is no directory, no file"),
-        ("timm/f0.npz", "'timm/f0.npz' is no directory, no file"),
+        ("weights/f0.npz", "'weights/f0.npz' is no run directory, no file"),
+        ("timm/f0.npz", "'timm/f0.npz' is no run directory, no file"),
         ("else/dm_nfnet_f0.dm_in1k", "nor the name of weights"),
     ],
 )

@@ -99,11 +99,10 @@ def _blocks(model: PyTree) -> Iterator[tuple[str, NFBlock]]:
 
 
 def _split_stage(stage: Stage, axis_name: str, size: int) -> Stage:
+    split = lambda block: _split_block(block, axis_name, size)
     blocks = tuple(
-        replace_fields(blocks, block=_split_block(blocks.block, axis_name, size))
-        if isinstance(blocks, Stack)
-        else _split_block(blocks, axis_name, size)
-        for blocks in stage.blocks
+        block.with_static(split) if isinstance(block, Stack) else split(block)
+        for block in stage.blocks
     )
     return replace_fields(stage, blocks=blocks)
 

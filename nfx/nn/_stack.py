@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from nfx._tree import replace_fields
 from nfx.nn._lowering import CONVOLUTIONS
 
 
@@ -76,6 +77,20 @@ class Stack(eqx.Module):
             jax.tree.unflatten(structure, [leaf[index] for leaf in leaves])
             for index, structure in enumerate(self.structures)
         )
+
+    def with_static(self, change: Callable[[PyTree], PyTree]) -> "Stack":
+        """Returns the stack of changed blocks.
+
+        Args:
+            change: Takes a block with shapes for leaves, and changes static fields other than its
+                constants.
+        """
+        leaves = jax.tree.leaves(self.block)
+        shapes = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+        changed = [change(jax.tree.unflatten(each, shapes)) for each in self.structures]
+        structures = tuple(map(jax.tree.structure, changed))
+        block = jax.tree.unflatten(structures[0], leaves)
+        return replace_fields(self, block=block, structures=structures)
 
     @jax.named_scope("nfx.nn.Stack")
     def __call__(

@@ -82,6 +82,8 @@ def pretrained_model(name_or_path: str | Path, model: str | None = None) -> str:
             f"model={list_models('timm/dm*')[0]!r} or another of nfx.list_models(); on a command "
             "line --model, and `nfx models`."
         )
+    if model not in MODELS:
+        raise WeightsError(f"Unknown model {model!r}. {did_you_mean(model, MODELS)}")
     return model
 
 
@@ -115,8 +117,8 @@ def _model_of(repository: str, model: str | None) -> str:
     name, _, _ = repository.partition(".")
     if not re.fullmatch(r"timm/[\w-]+\.[\w.-]+", repository) or repository.endswith(_SUFFIXES):
         raise WeightsError(
-            f"{repository!r} is no directory, no file, nor the name of weights on the Hugging Face "
-            "Hub, which are 'timm/MODEL.TRAINING', as 'timm/dm_nfnet_f0.dm_in1k'."
+            f"{repository!r} is no run directory, no file, nor the name of weights on the Hugging "
+            "Face Hub, which are 'timm/MODEL.TRAINING', as 'timm/dm_nfnet_f0.dm_in1k'."
         )
     model = model or name
     if model not in MODELS:
