@@ -425,6 +425,20 @@ def test_every_class_has_a_name_before_anything_is_lowered(nano, monkeypatch):
         export_classifier(nano[0], name="nano", images=IMAGES, class_names=["one"])
 
 
+def test_a_folded_model_is_exported_as_what_it_was_folded_from(nano, artifact):
+    weights = export(jax.jit(nfx.graph.fold_weight_standardization)(nano[0])).weights
+    assert weights.keys() == artifact.weights.keys()
+    for name, array in artifact.weights.items():
+        np.testing.assert_array_equal(weights[name], array)
+
+
+def test_a_state_that_is_missing_is_said(monkeypatch):
+    monkeypatch.setattr("nfx.aot._export._export_program", lambda *_: 1 / 0)
+    model = jax.eval_shape(lambda: build("se_resnext_micro")[0])
+    with pytest.raises(ValueError, match=r"has a state: start with nfx\.models"):
+        export(model)
+
+
 def predictions(capsys, *arguments):
     assert main(["predict", *map(str, arguments), "--json", "--top", "10"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

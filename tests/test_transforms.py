@@ -399,6 +399,12 @@ def test_views_take_any_shape_and_channels(rule, shape):
         np.testing.assert_allclose(found, 99, **EXACT)
 
 
+def test_a_line_of_pixels_does_not_fill_the_memory():
+    """Brought to a height of 224 it would have a billion pixels."""
+    with pytest.raises(ImageError, match="as it would be resized, it has more than"):
+        CentreView(224, 1, "timm", 1.0)(np.zeros((1, 20_000, 1), np.uint8), rng())
+
+
 def test_every_card_names_its_view():
     cards = {name: model_card(name) for name in list_models()}
     assert {card.view for card in cards.values()} == set(VIEWS)
