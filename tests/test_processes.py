@@ -160,20 +160,22 @@ def test_killed_processes_are_replaced_and_the_bits_are_the_same(root, finished)
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_after_a_checkpoint_and_the_bits_are_the_same(root, finished):
+    """And so does one to what watches over them."""
     stopped = launch(root, "stopped")
-    stopped.wait_for_step(8)
-    pids = stopped.pids()
-    os.kill(pids[1], signal.SIGTERM)
-    assert stopped.process.wait(timeout=60) == 128 + signal.SIGTERM
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    said = re.findall("Stopped by SIGTERM after step (.*), which is saved", stopped.output)
-    (saved,) = set(said)
-    assert (stopped.run_dir / "checkpoints" / saved / "files.json").exists()
-    assert "restart" not in stopped.output
-    resumed = launch(root, "stopped", "--resume-if-begun")
-    assert resumed.result()["params_digest"] == finished.result()["params_digest"]
-    assert f"Resumed from the checkpoint of step {saved}" in resumed.output
-    assert resumed.records() == finished.records()
+    for step, to_one in ((8, True), (15, False)):
+        stopped.wait_for_step(step)
+        pids = stopped.pids()
+        os.kill(pids[1] if to_one else stopped.process.pid, signal.SIGTERM)
+        assert stopped.process.wait(timeout=60) == 128 + signal.SIGTERM
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        said = re.findall("Stopped by SIGTERM after step (.*), which is saved", stopped.output)
+        (saved,) = set(said)
+        assert (stopped.run_dir / "checkpoints" / saved / "files.json").exists()
+        assert "restart" not in stopped.output
+        stopped = launch(root, "stopped", "--resume-if-begun")
+    assert stopped.result()["params_digest"] == finished.result()["params_digest"]
+    assert f"Resumed from the checkpoint of step {saved}" in stopped.output
+    assert stopped.records() == finished.records()
 
 
 @pytest.fixture

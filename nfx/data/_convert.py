@@ -15,7 +15,7 @@ from nfx._show import typed_path
 from nfx.data._array_record import thread_count
 from nfx.data._inputs import Convertible, outline
 from nfx.data._manifest import DatasetError, MANIFEST, Manifest, read_manifest, SCRATCH, Shard
-from nfx.data._shards import finished_shard, ShardPlan, Tally, write_shard
+from nfx.data._shards import finished_shard, ShardPlan, Tally, unwritable, write_shard
 from nfx.data._sources import ImageError, Splits
 
 
@@ -150,10 +150,7 @@ def _locked(root: Path) -> Iterator[Path]:
         except BrokenPipeError:  # nobody reads any more how far it is
             raise
         except OSError as error:
-            raise DatasetError(
-                f"Cannot write into {str(root)!r}: {error.strerror or error}. What is whole is "
-                "kept: make room or mend the disk, and run the same nfx convert again."
-            ) from error
+            raise unwritable(root, error.strerror or str(error)) from error
 
 
 @contextlib.contextmanager

@@ -63,17 +63,29 @@ def open_image(data: bytes) -> "Image.Image":
 
     if not data:
         raise ImageError("it is empty")
-    limit = Image.MAX_IMAGE_PIXELS
     with refusals():
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            limit = Image.MAX_IMAGE_PIXELS
             raise ImageError(f"it has more than {limit} pixels, Pillow's limit") from error
-    if limit is not None and image.width * image.height > limit:  # Pillow warns up to its double
-        raise ImageError(f"it has more than {limit} pixels, Pillow's limit")
+    check_pixels(*image.size)  # Pillow warns up to its double
     if min(image.size) < 1:
         raise ImageError(f"it is {image.width} by {image.height} pixels")
     return image
+
+
+def check_pixels(width: int, height: int, where: str = "") -> None:
+    """Refuses an image that has more pixels than Pillow's `MAX_IMAGE_PIXELS`.
+
+    Raises:
+        ImageError: If it has, `where` it is as large.
+    """
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ImageError(f"{where}it has more than {limit} pixels, Pillow's limit")
 
 
 def read_turn(image: "Image.Image") -> Turn:

@@ -169,26 +169,11 @@ def _read_labels(path: Path, label_column: str, image_column: str) -> tuple[Any,
 def _labels(files: Sequence[Path], columns: Sequence[Any]) -> Labels:
     """Labels of columns of whole numbers or of strings; a null is no label, nor is NaN."""
     import pyarrow as pa
-    import pyarrow.compute
-
-    compute: Any = pyarrow.compute
 
     is_number = lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind)
     is_text = lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if all(is_number(column.type) for column in columns):
-        found = []
-        for path, column in zip(files, columns, strict=True):
-            if pa.types.is_floating(column.type):  # as pandas makes integers if some are missing
-                nothing = pa.scalar(None, column.type)
-                column = compute.if_else(compute.is_nan(column), nothing, column)
-            try:
-                numbers = column.cast(pa.int32())
-            except pa.ArrowInvalid as error:
-                raise ValueError(
-                    f"A label of {path.name} is no number of a class: {error}."
-                ) from error
-            found.append(numbers.fill_null(NO_LABEL).to_numpy())
-        return Labels(np.concatenate(found))
+        return Labels(np.concatenate([*map(_whole_numbers, files, columns)]))
     for path, column in zip(files, columns, strict=True):
         if not is_text(column.type) and not pa.types.is_integer(column.type):
             raise ValueError(
@@ -198,6 +183,21 @@ def _labels(files: Sequence[Path], columns: Sequence[Any]) -> Labels:
     return labels_of_texts(
         None if label is None else str(label) for column in columns for label in column.to_pylist()
     )
+
+
+def _whole_numbers(path: Path, column: Any) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute
+    if pa.types.is_floating(column.type):  # as pandas makes integers if some are missing
+        nothing = pa.scalar(None, column.type)
+        column = compute.if_else(compute.is_nan(column), nothing, column)
+    try:
+        numbers = column.cast(pa.int32())
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"A label of {path.name} is no number of a class: {error}.") from error
+    return numbers.fill_null(NO_LABEL).to_numpy()
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def write_shard(
         partial.replace(root / plan.name)
         sync(root)
     except OSError as error:
-        raise _unwritable(partial, error.strerror or str(error)) from error
+        raise unwritable(partial, error.strerror or str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
     return shard
@@ -147,7 +147,7 @@ def _writer(path: Path) -> Iterator[Any]:
     try:
         writer.close()
     except RuntimeError as error:
-        raise _unwritable(path, str(error)) from error
+        raise unwritable(path, str(error)) from error
 
 
 def _verified(path: Path, plan: ShardPlan, content: str) -> Shard:
@@ -163,15 +163,16 @@ def _verified(path: Path, plan: ShardPlan, content: str) -> Shard:
             payloads = reader.read(first, min(first + _READ_AT_ONCE, count))
             found += sum(map(record_digest, range(plan.start + first, plan.stop), payloads))
     except RuntimeError as error:
-        raise _unwritable(path, f"reading it back failed: {error}") from error
+        raise unwritable(path, f"reading it back failed: {error}") from error
     finally:
         reader.close()
     if count != plan.stop - plan.start or content_digest([found]) != content:
-        raise _unwritable(path, "what was read back differs from what was written")
+        raise unwritable(path, "what was read back differs from what was written")
     return Shard(plan.name, count, path.stat().st_size, file_digest(path), content)
 
 
-def _unwritable(path: Path, reason: str) -> DatasetError:
+def unwritable(path: Path, reason: str) -> DatasetError:
+    """Says what a conversion cannot write, why, and what to do."""
     name = path.name.removesuffix(".partial")
     return DatasetError(
         f"Cannot write {name!r}: {reason}. Shards that are whole are kept: make room or mend the "

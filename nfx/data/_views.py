@@ -8,9 +8,8 @@ from typing import NamedTuple, TYPE_CHECKING
 import numpy as np
 
 from nfx.data._crops import Box, central_square
-from nfx.data._decode import to_pixels
+from nfx.data._decode import check_pixels, to_pixels
 from nfx.data._resize import resize_bicubic
-from nfx.data._sources import ImageError
 
 
 if TYPE_CHECKING:
@@ -104,12 +103,7 @@ def _resized_centre(image: "Image.Image", sides: tuple[int, int], size: int) -> 
     from PIL import Image
 
     width, height = sides
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > limit:  # of a line of 20,000 pixels
-        raise ImageError(
-            f"at {width} by {height}, as it would be resized, it has more than {limit} pixels, "
-            "Pillow's limit"
-        )
+    check_pixels(width, height, f"at {width} by {height}, as it would be resized, ")
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
     pixels = to_pixels(image.resize(sides, Image.Resampling.BICUBIC))
     return pixels[top : top + size, left : left + size]

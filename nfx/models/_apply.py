@@ -6,11 +6,6 @@ from jaxtyping import Array, Float, Key, PyTree
 from nfx.models._batch_norm_net import BatchNormNet, NetStatistics
 
 
-_STATELESS = (
-    "A batch-normalized model has a state: start with nfx.models.initial_statistics(model)."
-)
-
-
 def initial_statistics(model: PyTree) -> NetStatistics | None:
     """Returns the state that `model` starts with: running averages, or for an NF net None."""
     return model.initial_statistics() if isinstance(model, BatchNormNet) else None
@@ -39,12 +34,14 @@ def apply_batch(
     """
     if not isinstance(model, BatchNormNet):
         return jax.vmap(lambda image, key: model(image, key=key))(images, keys), None
-    if statistics is None:
-        raise ValueError(_STATELESS)
+    check_state(model, statistics)
+    assert statistics is not None  # or that raises
     return model(images, statistics, batch_axes=batch_axes, keys=keys)
 
 
 def check_state(model: PyTree, statistics: PyTree) -> None:
     """Raises a `ValueError` if a batch-normalized model comes without its state."""
     if isinstance(model, BatchNormNet) and statistics is None:
-        raise ValueError(_STATELESS)
+        raise ValueError(
+            "A batch-normalized model has a state: start with nfx.models.initial_statistics(model)."
+        )

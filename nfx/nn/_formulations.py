@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jax.lax import optimization_barrier
 from jaxtyping import Array, Float
 
+from nfx._dtypes import at_least_single
+
 
 Inputs = Float[Array, "n h w i"]
 Outputs = Float[Array, "n h2 w2 o"]
@@ -133,7 +135,7 @@ def images_kernel_gradient(x: Inputs, y: Outputs, geometry: Geometry) -> Kernel:
     Its batch are the input channels. Where the convolution strides, the pixels of the kernel
     meet different pixels of the image, so that there are up to `stride**2` of them.
     """
-    dtype = jnp.dtype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x.dtype
+    dtype = at_least_single(x.dtype)
     starts = [
         (i, j)
         for i in range(min(geometry.stride, geometry.kernel[0]))

@@ -18,6 +18,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from nfx._dtypes import at_least_single
 from nfx._varying import vary, varying_axes
 from nfx.nn._formulations import (
     convolution_forward,
@@ -169,9 +170,8 @@ def _primitive(which: str, fallback: Formulation) -> jex.Primitive:
     jitted = jax.jit(primitive.bind, static_argnames="geometry")
 
     def run(a: Array, b: Array, *, geometry: Geometry) -> Array:
-        config: Any = (
-            jax.config
-        )  # by which JAX runs what is jitted op by op, and `jitted` would be us
+        # By these JAX runs what is jitted op by op, and `jitted` would call itself.
+        config: Any = jax.config
         if config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs:
             compute = cpu if jax.default_backend() == "cpu" else others
             return compute(a, b, geometry=geometry)
@@ -203,9 +203,8 @@ def _map(
     if primitive is kernel_gradient_p or axes[0] is None or axes[1] is not None:
         mapped = jax.vmap(lambda a, b: fallback(a, b, geometry), in_axes=axes)
         # A sum of products, which is rounded once and not at each, and so are its gradients.
-        dtype = images.dtype
-        wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-        return mapped(*(each.astype(wide) for each in operands)).astype(dtype), 0
+        wide = at_least_single(images.dtype)
+        return mapped(*(each.astype(wide) for each in operands)).astype(images.dtype), 0
     images = jnp.moveaxis(images, axes[0], 0)
     batch = images.shape[:2]
     outputs = primitive.bind(images.reshape(-1, *images.shape[2:]), kernel, geometry=geometry)

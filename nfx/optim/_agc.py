@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Inexact, PyTree, ScalarLike
 
+from nfx._dtypes import at_least_single
 from nfx._layout import Units
 from nfx._names import check_choice
 from nfx._tree import as_patterns, check_patterns, leaves_by_path, mask_by_path
@@ -62,7 +63,7 @@ def unitwise_norm(
         at zero is zero.
     """
     x = jnp.abs(x) if jnp.iscomplexobj(x) else x
-    x = x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+    x = x.astype(at_least_single(x.dtype))
     kept = {axis % x.ndim for axis in units}
     reduced = tuple(axis for axis in range(x.ndim) if axis not in kept)
     if exponent:

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
+
+from nfx._dtypes import at_least_single
 
 
 def sharpness_aware(
@@ -39,7 +41,7 @@ def sharpness_aware(
     def ascend(gradients: PyTree, params: PyTree | None) -> PyTree:
         del params
         # Negative, as an optimizer's updates descend. Without a gradient there is no way up.
-        wide = jax.tree.map(_at_least_single, gradients)
+        wide = jax.tree.map(lambda each: each.astype(at_least_single(each.dtype)), gradients)
         scale = -radius / jnp.maximum(optax.tree.norm(wide), 1e-12)
         return jax.tree.map(
             lambda each, gradient: (each * scale.astype(each.dtype)).astype(gradient.dtype),
@@ -47,8 +49,3 @@ def sharpness_aware(
         )  # fmt: skip
 
     return optax.contrib.sam(optimizer, optax.stateless(ascend), opaque_mode=True)
-
-
-def _at_least_single(x: Array) -> Array:
-    """In float32, if it is narrower: squares of half precision overflow, or vanish."""
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
